@@ -1,0 +1,27 @@
+/* base.h: what every file may use: attributes, limits, small helpers. Includes no other of ours
+ * but the public API. */
+#ifndef SLUICE_BASE_H
+#define SLUICE_BASE_H
+
+#include <assert.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include "dp.h"
+
+#ifdef NDEBUG
+#error "asserts stay in release builds"
+#endif
+
+#define DP_MUST_CHECK __attribute__((warn_unused_result))
+#define DP_LIKELY(x) __builtin_expect(!!(x), 1)
+#define DP_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define DP_ALIGN_CACHE __attribute__((aligned(64)))
+#define DP_COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+#endif
