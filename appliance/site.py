@@ -1,0 +1,131 @@
+"""The box's own settings: the Site document that `sluice up` starts from.
+
+Owns their shape and loading; knows nothing of services or policy. Raises `InvalidInput` with
+file, path and what to do.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from appliance.errors import InvalidInput
+
+Address = IPv4Address | IPv6Address
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class Ports(_Part):
+    transparent: int = Field(15001, ge=1, le=65535)
+    mesh: int = Field(15008, ge=1, le=65535)
+    peering: int = Field(15010, ge=1, le=65535)
+    admin: int = Field(15011, ge=0, le=65535, description="admin API by mTLS; 0 = off")
+    enrol: int = Field(15012, ge=1, le=65535)
+    metrics: int = Field(15090, ge=0, le=65535, description="Prometheus; 0 = off")
+    dns: int = Field(53, ge=1, le=65535)
+
+
+class Users(_Part):
+    """Numeric on purpose: nothing has to be added to /etc/passwd. `make install` adds names."""
+
+    daemon: int = 6410
+    ca: int = 6411
+    dataplane: int = 6412
+    admin_group: int = 6413
+
+
+class Vip(_Part):
+    """Virtual addresses, one a service. Not 240/4: some systems refuse it."""
+
+    ipv4: IPv4Network = IPv4Network("198.19.0.0/16")
+    ipv6: IPv6Network = IPv6Network("fd53:6c75:6963:6500::/112")
+
+
+class Hosts(_Part):
+    """Where hosts are, and our addresses there (DNS, enrolment, next hop to the VIPs)."""
+
+    interfaces: tuple[str, ...] = Field(min_length=1)
+    addresses: tuple[Address, ...] = Field(min_length=1)
+
+
+class Mesh(_Part):
+    """Where peers reach our mesh and peering listeners."""
+
+    addresses: tuple[Address, ...] = Field(min_length=1)
+
+
+class DataplaneSettings(_Part):
+    workers: int = Field(0, ge=0, le=64, description="0 = one a processor")
+    streams_max: int = Field(65_536, ge=16, le=4_000_000, description="a worker")
+    drain_seconds: int = Field(600, ge=0, le=86_400)
+
+
+class PeerSettings(_Part):
+    stale_seconds: int = Field(300, ge=1, le=86_400, description="then imports are withdrawn")
+
+
+class SiteSpec(_Part):
+    trust_domain: str = Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")
+    trust_domain_aliases: tuple[str, ...] = ()
+    appliance: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+    hosts: Hosts
+    mesh: Mesh
+    vip: Vip = Vip()
+    ports: Ports = Ports()
+    users: Users = Users()
+    dataplane: DataplaneSettings = DataplaneSettings()
+    peers: PeerSettings = PeerSettings()
+    zone: str = Field("mesh", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
+
+
+class Metadata(_Part):
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+
+
+class Site(_Part):
+    api_version: Literal["sluice.dev/v1"]
+    kind: Literal["Site"]
+    metadata: Metadata
+    spec: SiteSpec
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def trust_domain(self) -> str:
+        return self.spec.trust_domain
+
+    @property
+    def appliance_id(self) -> str:
+        return f"spiffe://{self.trust_domain}/sluice/appliance/{self.spec.appliance}"
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        return (self.spec.zone, "svc.cluster.local")
+
+
+def load_site(path: Path) -> Site:
+    """Reads the Site document at path. Raises InvalidInput."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}: write a Site document there") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return Site.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"{path}: {where}: {first['msg']}") from error
