@@ -1,0 +1,213 @@
+"""The only client of the admin API; the command line and the console use nothing else.
+
+Owns the connection, the order of the calls that need the CA's approval first, and turning gRPC
+errors into ApplianceError. Holds no state of the site.
+
+Approving an identity is the admin's own act: the daemon cannot do it (see appliance.ca), so
+adding a host or applying documents asks the CA directly, over its own socket, before it asks the
+daemon. That needs the box: over mTLS from elsewhere, identities must be approved already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from appliance.api._gen import admin_pb2 as pb
+from appliance.api._gen import admin_pb2_grpc
+from appliance.ca.client import CaClient
+from appliance.errors import BY_CODE, ApplianceError, Unavailable
+from appliance.paths import Paths
+from dataplane.snapshot import Grade
+
+Reply = TypeVar("Reply")
+
+CALL_TIMEOUT_S = 60.0
+MESSAGE_BYTES_MAX = 64 << 20
+
+
+def _raise(error: grpc.aio.AioRpcError, where: str) -> ApplianceError:
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable(f"the daemon does not answer at {where}: is `sluice up` running?")
+    kind = BY_CODE.get(error.code().name, ApplianceError)
+    return kind(error.details() or error.code().name)
+
+
+class AdminClient:
+    """Async context manager. Each method is one call; replies are the API's messages."""
+
+    def __init__(self, paths: Paths | None = None) -> None:
+        self._paths = paths or Paths()
+        self._where = str(self._paths.admin_socket)
+        self._channel: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        self._channel = grpc.aio.insecure_channel(
+            f"unix:{self._where}",
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+        self._stub = admin_pb2_grpc.AdminStub(self._channel)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        try:
+            return await method(request, timeout=CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise _raise(error, self._where) from error
+
+    async def _approve(self, spiffe_id: str) -> None:
+        await CaClient(self._paths.ca_socket).approve(spiffe_id, Grade.KEY)
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def status(self) -> pb.Status:
+        return await self._call(self._stub.GetStatus, pb.GetStatusRequest())
+
+    async def hosts(self) -> Sequence[pb.Host]:
+        return (await self._call(self._stub.ListHosts, pb.ListRequest())).hosts
+
+    async def services(self) -> Sequence[pb.Service]:
+        return (await self._call(self._stub.ListServices, pb.ListRequest())).services
+
+    async def peers(self) -> Sequence[pb.Peer]:
+        return (await self._call(self._stub.ListPeers, pb.ListRequest())).peers
+
+    async def documents(
+        self, kind: str = "", namespace: str = "", name: str = ""
+    ) -> Sequence[pb.Document]:
+        request = pb.GetDocumentsRequest(kind=kind, namespace=namespace, name=name)
+        return (await self._call(self._stub.GetDocuments, request)).documents
+
+    async def history(self) -> Sequence[pb.Revision]:
+        return (await self._call(self._stub.History, pb.ListRequest())).revisions
+
+    async def diff(
+        self, older: int = 0, newer: int = 0, sources: Sequence[tuple[str, str]] = ()
+    ) -> str:
+        """Between two revisions, or (with sources: file, text) between now and those."""
+        request = pb.DiffRequest(to=newer, sources=_sources(sources))
+        setattr(request, "from", older)
+        return (await self._call(self._stub.Diff, request)).diff
+
+    async def flows(self, service: str = "", state: str = "", limit: int = 200) -> pb.FlowList:
+        request = pb.ListFlowsRequest(service=service, state=state, limit=limit)
+        return await self._call(self._stub.ListFlows, request)
+
+    async def doctor(self) -> Sequence[pb.Finding]:
+        return (await self._call(self._stub.Doctor, pb.ListRequest())).findings
+
+    async def audit(self) -> Sequence[pb.AuditEntry]:
+        return (await self._call(self._stub.ListAudit, pb.ListRequest())).entries
+
+    async def watch(
+        self,
+        *,
+        status: bool = False,
+        flows: bool = False,
+        audit: bool = False,
+        interval_ms: int = 1000,
+    ) -> AsyncIterator[pb.Update]:
+        """Updates as they happen, until the caller stops or the daemon goes (Unavailable)."""
+        request = pb.WatchRequest(status=status, flows=flows, audit=audit, interval_ms=interval_ms)
+        try:
+            async for update in self._stub.Watch(request):
+                yield update
+        except grpc.aio.AioRpcError as error:
+            raise _raise(error, self._where) from error
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def apply(
+        self,
+        sources: Sequence[tuple[str, str]],
+        *,
+        dry_run: bool = False,
+        confirm_seconds: int = 0,
+        replace: bool = False,
+    ) -> pb.ApplyReply:
+        """sources: (file, text). Plans first, has the CA approve what the plan names, applies."""
+        request = pb.ApplyRequest(
+            sources=_sources(sources),
+            dry_run=True,
+            confirm_seconds=confirm_seconds,
+            replace=replace,
+        )
+        plan: pb.ApplyReply = await self._call(self._stub.Apply, request)
+        if dry_run:
+            return plan
+        for spiffe_id in plan.identities:
+            await self._approve(spiffe_id)
+        request.dry_run = False
+        return await self._call(self._stub.Apply, request)
+
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, dry_run: bool = False
+    ) -> pb.ApplyReply:
+        request = pb.DeleteRequest(kind=kind, namespace=namespace, name=name, dry_run=dry_run)
+        return await self._call(self._stub.Delete, request)
+
+    async def rollback(self, revision: int, *, dry_run: bool = False) -> pb.ApplyReply:
+        request = pb.RollbackRequest(revision=revision, dry_run=dry_run)
+        return await self._call(self._stub.Rollback, request)
+
+    async def confirm(self, *, cancel: bool = False) -> pb.ApplyReply:
+        return await self._call(self._stub.Confirm, pb.ConfirmRequest(cancel=cancel))
+
+    async def add_host(self, request: pb.AddHostRequest) -> pb.AddHostReply:
+        """Approves the host's identity at the CA, then adds it. The reply's code is shown once."""
+        trust_domain = (await self.status()).trust_domain
+        namespace = request.namespace or "default"
+        account = request.service_account or request.name
+        await self._approve(f"spiffe://{trust_domain}/ns/{namespace}/sa/{account}")
+        return await self._call(self._stub.AddHost, request)
+
+    async def remove_host(self, name: str) -> None:
+        await self._call(self._stub.RemoveHost, pb.NameRequest(name=name))
+
+    async def revoke_host(self, name: str) -> pb.RevokeReply:
+        return await self._call(self._stub.RevokeHost, pb.NameRequest(name=name))
+
+    async def invite_peer(self, name: str) -> pb.InvitePeerReply:
+        return await self._call(self._stub.InvitePeer, pb.NameRequest(name=name))
+
+    async def add_peer(self, name: str, address: str, code: str) -> pb.Peer:
+        request = pb.AddPeerRequest(name=name, address=address, code=code)
+        return await self._call(self._stub.AddPeer, request)
+
+    async def remove_peer(self, name: str) -> None:
+        await self._call(self._stub.RemovePeer, pb.NameRequest(name=name))
+
+    async def restart_dataplane(self) -> None:
+        await self._call(self._stub.RestartDataplane, pb.ListRequest())
+
+
+def _sources(sources: Sequence[tuple[str, str]]) -> list[pb.Source]:
+    return [pb.Source(file=file, text=text) for file, text in sources]
+
+
+def read_sources(files: Sequence[Path]) -> list[tuple[str, str]]:
+    """(file, text) of each file, and of each *.yaml and *.yml in each folder, sorted."""
+    found: list[Path] = []
+    for path in files:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml"))
+        else:
+            found.append(path)
+    return [(str(path), path.read_text(encoding="utf-8")) for path in found]
