@@ -16,17 +16,20 @@ struct loop_source {             /* embedded in whoever owns the descriptor */
     loop_fn *fn;
     int fd;
     bool queued;                 /* on the work list of this turn or the next */
-    struct loop_source *next;    /* borrowed; loop's */
+    struct loop_source *next, **prev; /* loop's */
 };
 
 DP_MUST_CHECK int loop_new(struct loop **ret);
 void loop_free(struct loop *loop);
 /* Edge-triggered for read, write and hang-up, once and for all; level for listeners. */
 DP_MUST_CHECK int loop_add(struct loop *loop, struct loop_source *source, bool level_read);
-void loop_remove(struct loop *loop, struct loop_source *source); /* also from the work list */
+/* Also from the work list and from what is still to be run this turn. Before the descriptor is
+ * closed; a source that was not added is only taken off the work list. */
+void loop_remove(struct loop *loop, struct loop_source *source);
 void loop_requeue(struct loop *loop, struct loop_source *source); /* fn(source, 0) next turn */
 struct timers *loop_timers(struct loop *loop);
-/* One turn: wait until readiness, a timer or work (wait_ms_max bounds it), then run all of it. */
+/* One turn: wait until readiness, a timer or work (wait_ms_max bounds it; negative = no bound),
+ * then run all of it: readiness, timers, work. Returns how many were ready, or -errno. */
 DP_MUST_CHECK int loop_turn(struct loop *loop, int wait_ms_max);
 
 #endif

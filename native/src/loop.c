@@ -1,0 +1,167 @@
+/* loop.c: epoll, a timer wheel and a work list. Knows no connections; closes only its own
+ * descriptor. */
+#include "loop.h"
+
+#include <limits.h>
+#include <stdlib.h>
+
+#include "clock.h"
+#include "sys.h"
+
+enum { BATCH = 256 };
+
+struct work { /* sources in the order they were queued */
+    struct loop_source *first, **last;
+};
+
+struct loop {
+    int epoll_fd;
+    struct timers *timers;             /* owned */
+    struct work next;
+    struct epoll_event ready[BATCH];   /* of this turn; data.ptr is NULL once removed */
+    int ready_at, ready_count;
+};
+
+static void work_init(struct work *work)
+{
+    work->first = NULL;
+    work->last = &work->first;
+}
+
+int loop_new(struct loop **ret)
+{
+    struct loop *loop = calloc(1, sizeof(*loop));
+    if (loop == NULL)
+        return -ENOMEM;
+    work_init(&loop->next);
+    int r = loop->epoll_fd = sys->epoll_create();
+    if (r < 0)
+        goto err_free;
+    r = timers_new(clock_ms(), &loop->timers);
+    if (r < 0)
+        goto err_close;
+    *ret = loop;
+    return 0;
+
+err_close:
+    sys->close(loop->epoll_fd);
+err_free:
+    free(loop);
+    return r;
+}
+
+void loop_free(struct loop *loop)
+{
+    if (loop == NULL)
+        return;
+    timers_free(loop->timers);
+    sys->close(loop->epoll_fd);
+    free(loop);
+}
+
+struct timers *loop_timers(struct loop *loop)
+{
+    return loop->timers;
+}
+
+int loop_add(struct loop *loop, struct loop_source *source, bool level_read)
+{
+    struct epoll_event event = {
+        .events = level_read ? EPOLLIN : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+        .data.ptr = source,
+    };
+    return sys->epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, source->fd, &event);
+}
+
+static void unqueue(struct loop *loop, struct loop_source *source)
+{
+    if (!source->queued)
+        return;
+    *source->prev = source->next;
+    if (source->next != NULL)
+        source->next->prev = source->prev;
+    else if (loop->next.last == &source->next)
+        loop->next.last = source->prev;
+    source->queued = false;
+    source->next = NULL;
+    source->prev = NULL;
+}
+
+void loop_remove(struct loop *loop, struct loop_source *source)
+{
+    struct epoll_event unused = {0};
+    sys->epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, &unused);
+    for (int i = loop->ready_at; i < loop->ready_count; i++)
+        if (loop->ready[i].data.ptr == source)
+            loop->ready[i].data.ptr = NULL;
+    unqueue(loop, source);
+}
+
+void loop_requeue(struct loop *loop, struct loop_source *source)
+{
+    if (source->queued)
+        return;
+    source->queued = true;
+    source->next = NULL;
+    source->prev = loop->next.last;
+    *loop->next.last = source;
+    loop->next.last = &source->next;
+}
+
+static unsigned events_of(uint32_t epoll_events)
+{
+    unsigned events = 0;
+    if (epoll_events & EPOLLIN)
+        events |= LOOP_READ;
+    if (epoll_events & EPOLLOUT)
+        events |= LOOP_WRITE;
+    if (epoll_events & EPOLLRDHUP)
+        events |= LOOP_HANGUP | LOOP_READ;
+    if (epoll_events & (EPOLLHUP | EPOLLERR)) /* the next read or write says which error */
+        events |= LOOP_HANGUP | LOOP_READ | LOOP_WRITE;
+    return events;
+}
+
+static int wait_ms(const struct loop *loop, int wait_ms_max)
+{
+    if (loop->next.first != NULL)
+        return 0;
+    int64_t at_ms = timers_next_ms(loop->timers);
+    if (at_ms == INT64_MAX)
+        return wait_ms_max;
+    int64_t left_ms = at_ms - clock_ms();
+    if (left_ms <= 0)
+        return 0;
+    if (left_ms > INT_MAX)
+        left_ms = INT_MAX;
+    return wait_ms_max >= 0 && wait_ms_max < left_ms ? wait_ms_max : (int)left_ms;
+}
+
+int loop_turn(struct loop *loop, int wait_ms_max)
+{
+    int n = sys->epoll_wait(loop->epoll_fd, loop->ready, BATCH, wait_ms(loop, wait_ms_max));
+    if (n == -EINTR)
+        n = 0;
+    if (n < 0)
+        return n;
+    /* What is queued from here on is for the next turn. */
+    struct work now = loop->next;
+    work_init(&loop->next);
+    if (now.first != NULL)
+        now.first->prev = &now.first;
+
+    loop->ready_count = n;
+    for (loop->ready_at = 0; loop->ready_at < n;) {
+        struct epoll_event *event = &loop->ready[loop->ready_at++];
+        struct loop_source *source = event->data.ptr;
+        if (source != NULL)
+            source->fn(source, events_of(event->events));
+    }
+    loop->ready_at = loop->ready_count = 0;
+    timers_run(loop->timers, clock_ms());
+    for (struct loop_source *source; (source = now.first) != NULL;) {
+        unqueue(loop, source);
+        source->fn(source, 0);
+    }
+    return n;
+}
