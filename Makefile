@@ -19,7 +19,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .PHONY: all setup gen demo test check native-check tsan fuzz fix install uninstall clean
 all: setup
 
-setup: $(STAMPS)/native $(STAMPS)/agent
+setup: $(STAMPS)/native
 
 $(STAMPS)/packages: $(wildcard firmware-config/debian/*)
 	@$(PACKAGES) run build test
@@ -67,6 +67,12 @@ fuzz: setup
 
 fix: setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+install: gen
+	@$(SUDO) firmware-config/install install
+
+uninstall:
+	@$(SUDO) PURGE=$(PURGE) firmware-config/install uninstall
 
 clean:
 	rm -rf build native/build $(VENV) *.egg-info dataplane/_native*.so
