@@ -1,0 +1,5 @@
+"""`python -m appliance.cli` is `sluice`."""
+
+from appliance.cli import main
+
+main()

@@ -1,0 +1,101 @@
+"""How replies are printed: a table for people, JSON or YAML for programs.
+
+Owns formats only. A message becomes plain data with every field present, so that scripts can
+rely on the keys; 64-bit numbers stay numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+import yaml
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+FORMATS = ("table", "json", "yaml")
+format_option = click.option(
+    "-o", "--output", "fmt", type=click.Choice(FORMATS), default="table", help="Output format."
+)
+
+
+def plain(value: Any) -> Any:
+    """A message, or anything in one, as dicts, lists and scalars."""
+    if not isinstance(value, Message):
+        return value
+    data: dict[str, Any] = {}
+    for field in value.DESCRIPTOR.fields:
+        held = getattr(value, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            data[field.name] = {key: plain(held[key]) for key in sorted(held)}
+        elif field.is_repeated:
+            data[field.name] = [plain(item) for item in held]
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            data[field.name] = plain(held) if value.HasField(field.name) else None
+        else:
+            data[field.name] = held
+    return data
+
+
+def show_data(data: Any, fmt: str) -> None:
+    if fmt == "json":
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    else:
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+
+
+Columns = Mapping[str, Callable[[Any], str]]
+
+
+def show_list(items: Iterable[Message], columns: Columns, fmt: str, empty: str) -> None:
+    """columns: heading → the cell's text for an item. empty: what to say (and do) when none."""
+    found: Sequence[Message] = list(items)
+    if fmt != "table":
+        show_data([plain(item) for item in found], fmt)
+        return
+    if not found:
+        console.print(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in columns:
+        table.add_column(heading.upper(), overflow="fold")
+    for item in found:
+        table.add_row(*(cell(item) for cell in columns.values()))
+    console.print(table)
+
+
+def short_id(spiffe_id: str) -> str:
+    """spiffe://td/ns/default/sa/web → td/default/web; "-" when there is none."""
+    if not spiffe_id:
+        return "-"
+    trust_domain, _, path = spiffe_id.removeprefix("spiffe://").partition("/")
+    parts = path.split("/")
+    if len(parts) == 4 and parts[0] == "ns" and parts[2] == "sa":
+        return f"{trust_domain}/{parts[1]}/{parts[3]}"
+    return f"{trust_domain}/{path}"
+
+
+def size(number: float) -> str:
+    """Bytes in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def when(seconds: int) -> str:
+    """UNIX time as local time, or "-"."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "-"
+
+
+def labels(held: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={held[key]}" for key in sorted(held)) or "-"

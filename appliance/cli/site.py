@@ -1,0 +1,113 @@
+"""`sluice up`, `status`, `doctor`, `audit`, `tui`: the box as a whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from appliance.cli.context import Context
+from appliance.cli.output import console, format_option, plain, show_data, show_list, size, when
+from appliance.errors import ApplianceError
+from appliance.paths import SITE_FILE
+
+
+@click.command()
+@click.option(
+    "--site",
+    type=click.Path(path_type=Path),
+    default=SITE_FILE,
+    show_default=True,
+    help="The Site document.",
+)
+@click.pass_obj
+def up(context: Context, site: Path) -> None:
+    """Run the appliance in the foreground (as root; systemd runs this)."""
+    arguments = [
+        *("-m", "appliance.supervisor", "--site", str(site)),
+        *("--state", str(context.paths.state), "--run", str(context.paths.run)),
+    ]
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+@click.command()
+@format_option
+@click.pass_obj
+def status(context: Context, fmt: str) -> None:
+    """The site at a glance."""
+    reply = context.call(lambda client: client.status())
+    if fmt != "table":
+        show_data(plain(reply), fmt)
+        return
+    console.print(
+        f"[bold]{reply.site}[/] ({reply.trust_domain}), appliance {reply.appliance}, "
+        f"version {reply.version}"
+    )
+    console.print(
+        f"revision {reply.revision}, published {reply.published}, applied {reply.applied}; "
+        f"CA good until {when(reply.ca_not_after)}"
+    )
+    console.print(
+        f"{reply.hosts} hosts, {reply.services} services, "
+        f"{reply.peers_connected} of {reply.peers} peers connected"
+    )
+    flow = reply.throughput
+    console.print(
+        f"{reply.streams} streams; up {size(flow.bytes_up)}/s, down {size(flow.bytes_down)}/s, "
+        f"{flow.opened:.0f} opened/s, {flow.refused:.0f} refused/s"
+    )
+    for process in reply.processes:
+        console.print(f"  {process.name:12} {process.state:10} {process.pid} {process.detail}")
+    if reply.HasField("pending"):
+        console.print(
+            f"[bold]Revision {reply.pending.revision} reverts at "
+            f"{when(reply.pending.deadline)}: run `sluice confirm` to keep it.[/]"
+        )
+    for warning in reply.warnings:
+        console.print(f"[bold]warning:[/] {warning}")
+
+
+@click.command()
+@format_option
+@click.pass_obj
+def doctor(context: Context, fmt: str) -> None:
+    """Check the box and the site; say what is wrong and what to do."""
+    findings = context.call(lambda client: client.doctor())
+    show_list(
+        findings,
+        {"level": lambda f: f.level, "what": lambda f: f.what, "do": lambda f: f.fix or "-"},
+        fmt,
+        "Nothing to say.",
+    )
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
+
+
+@click.command()
+@format_option
+@click.pass_obj
+def audit(context: Context, fmt: str) -> None:
+    """Who did what: enrolments, revocations, changes, refusals."""
+    show_list(
+        context.call(lambda client: client.audit()),
+        {
+            "time": lambda e: when(e.time),
+            "who": lambda e: e.who,
+            "what": lambda e: e.what,
+            "detail": lambda e: e.detail or "-",
+        },
+        fmt,
+        "Nothing recorded yet.",
+    )
+
+
+@click.command()
+@click.pass_obj
+def tui(context: Context) -> None:
+    """Open the console."""
+    try:
+        os.execv(sys.executable, [sys.executable, "-m", "tui", "--run", str(context.paths.run)])
+    except OSError as error:
+        raise ApplianceError(f"cannot start the console: {error.strerror}") from error
