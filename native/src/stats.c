@@ -152,7 +152,7 @@ static void add(atomic_uint_fast64_t *counter, uint64_t delta)
     atomic_store_explicit(counter, value + delta, memory_order_relaxed);
 }
 
-void stats_add(struct stats *stats, enum stat stat, int64_t delta)
+void stats_add(struct stats *stats, enum stat_id stat, int64_t delta)
 {
     assert((unsigned)stat < STAT_COUNT);
     add(&stats->counters[stat], (uint64_t)delta);

@@ -5,7 +5,7 @@
 
 #include "base.h"
 
-enum stat {                      /* names: the same in lower case, see stats.c */
+enum stat_id {                   /* names: the same in lower case, see stats.c */
     STAT_ACCEPTED_TRANSPARENT, STAT_ACCEPTED_MESH, STAT_STREAMS_OPENED, STAT_STREAMS_CLOSED,
     STAT_STREAMS_NOW, STAT_BYTES_UP, STAT_BYTES_DOWN, STAT_HANDSHAKES_SERVER,
     STAT_HANDSHAKES_CLIENT, STAT_HANDSHAKES_RESUMED, STAT_HANDSHAKES_FAILED, STAT_CONNECTS,
@@ -24,7 +24,7 @@ enum { HISTOGRAM_BUCKETS = 256 };
 struct stats;                    /* a worker's block */
 DP_MUST_CHECK int stats_new(struct stats **ret);
 void stats_free(struct stats *stats);
-void stats_add(struct stats *stats, enum stat stat, int64_t delta); /* owner's thread */
+void stats_add(struct stats *stats, enum stat_id stat, int64_t delta); /* owner's thread */
 void stats_record(struct stats *stats, enum histogram histogram, uint64_t value);
 uint64_t stats_get(const struct stats *stats, uint32_t stat);       /* any thread */
 uint64_t stats_bucket(const struct stats *stats, uint32_t histogram, uint32_t bucket);
