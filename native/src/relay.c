@@ -1,0 +1,255 @@
+/* relay.c: the pump. Reads only into an empty hand, so that back-pressure is the absence of a
+ * read, and goes on until the kernel says EAGAIN, so that no edge is missed. */
+#define _GNU_SOURCE
+#include "relay.h"
+
+#include <fcntl.h>
+
+#include "sys.h"
+
+enum {
+    SMALL_READS_MAX = 8,               /* in a row, until buffers or splice are not worth it */
+    SPLICE_RETRY_AFTER = 16 * 1024 * 1024, /* bytes until a pipe is asked for again */
+    SPLICE_FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK,
+    SPLICE_SMALL = 4096,
+};
+
+static bool is_plain(const struct record *record)
+{
+    return record->ops->layer == DP_RECORD_PLAIN;
+}
+
+static void count_taken(struct pump *pump, size_t n)
+{
+    size_t ours = n < pump->uncounted ? n : pump->uncounted;
+    pump->uncounted -= (uint32_t)ours;
+    pump->bytes += n - ours;
+}
+
+/* Offers data until target has taken all or is full. Bytes taken; 0 or less than len = full. */
+static ssize_t write_some(struct pump *pump, const struct relay *relay, const uint8_t *data,
+                          size_t len)
+{
+    size_t done = 0;
+    while (done < len) {
+        ssize_t n = pump->target->ops->write(pump->target, data + done, len - done);
+        if (n == -EAGAIN)
+            break;
+        if (n < 0) {
+            pump->target_failed = true;
+            return n;
+        }
+        done += (size_t)n;
+        count_taken(pump, (size_t)n);
+    }
+    stats_add(relay->stats, STAT_COPIED_BYTES, (int64_t)done);
+    return (ssize_t)done;
+}
+
+static int flush_tail(struct pump *pump, const struct relay *relay)
+{
+    struct buffer *tail = pump->tail;
+    ssize_t n = write_some(pump, relay, tail->data + tail->off, tail->len - tail->off);
+    if (n < 0)
+        return (int)n;
+    tail->off += (uint32_t)n;
+    if (tail->off < tail->len)
+        return -EAGAIN;
+    buffers_put(relay->buffers, tail);
+    pump->tail = NULL;
+    return 0;
+}
+
+static int flush_pipe(struct pump *pump, const struct relay *relay)
+{
+    while (pump->in_pipe > 0) {
+        ssize_t n = sys->splice(pump->pipe.read_fd, pump->target->fd, pump->in_pipe, SPLICE_FLAGS);
+        if (n == 0)
+            n = -EPIPE; /* our count and the pipe's disagree: never spin on it */
+        if (n < 0) {
+            pump->target_failed = n != -EAGAIN;
+            return (int)n;
+        }
+        pump->in_pipe -= (uint32_t)n;
+        pump->bytes += (size_t)n;
+        stats_add(relay->stats, STAT_SPLICED_BYTES, n);
+    }
+    return 0;
+}
+
+/* What waits goes out first. 0 = nothing waits any more. */
+static int flush(struct pump *pump, const struct relay *relay)
+{
+    int r = pump->tail != NULL ? flush_tail(pump, relay) : 0;
+    return r == 0 && pump->in_pipe > 0 ? flush_pipe(pump, relay) : r;
+}
+
+static void give_pipe_back(struct pump *pump, const struct relay *relay)
+{
+    if (!pump->has_pipe)
+        return;
+    pipes_put(relay->pipes, pump->pipe, pump->in_pipe == 0);
+    pump->has_pipe = false;
+    pump->in_pipe = 0;
+}
+
+/* A bulky direction of two plain legs goes by splice, if there is a pipe for it. */
+static void consider_splice(struct pump *pump, const struct relay *relay)
+{
+    uint64_t at = pump->splice_at != 0 ? pump->splice_at : RELAY_SPLICE_AFTER;
+    if (pump->bytes < at || !is_plain(pump->source) || !is_plain(pump->target))
+        return;
+    if (pipes_get(relay->pipes, &pump->pipe) < 0) {
+        stats_add(relay->stats, STAT_POOL_PIPES_FULL, 1);
+        pump->splice_at = pump->bytes + SPLICE_RETRY_AFTER;
+        return;
+    }
+    pump->has_pipe = pump->splicing = true;
+    pump->small_reads = 0;
+}
+
+/* Big reads earn the large buffer, a row of small ones loses it. */
+static void adapt(struct pump *pump, const struct relay *relay, size_t n, size_t cap)
+{
+    if (n == cap) {
+        pump->large = true;
+        pump->small_reads = 0;
+        consider_splice(pump, relay);
+    } else if (n > BUFFER_SMALL) {
+        pump->small_reads = 0;
+    } else if (pump->large && ++pump->small_reads >= SMALL_READS_MAX) {
+        pump->large = false;
+        pump->small_reads = 0;
+    }
+}
+
+/* Fills buffer. A plain source with a short read is drained; a record layer gives a record a
+ * call and must be asked until it says so. Bytes; *drained: nothing more can be there. */
+static size_t fill(struct pump *pump, struct buffer *buffer, bool hangup, bool *drained)
+{
+    bool plain = is_plain(pump->source);
+    *drained = false;
+    while (buffer->len < buffer->cap) {
+        size_t room = buffer->cap - buffer->len;
+        ssize_t n = pump->source->ops->read(pump->source, buffer->data + buffer->len, room);
+        if (n > 0) {
+            buffer->len += (uint32_t)n;
+            if (!plain)
+                continue;
+            *drained = (size_t)n < room && !hangup;
+            break;
+        }
+        if (n == 0)
+            pump->source_ended = true;
+        else if (n == -EAGAIN)
+            *drained = true;
+        else
+            pump->source_error = (int32_t)n;
+        break;
+    }
+    return buffer->len;
+}
+
+/* One read and its write. 0 = go on; PUMP_WAIT's -EAGAIN = drained or target full. */
+static int copy_once(struct pump *pump, const struct relay *relay, bool hangup, size_t *budget)
+{
+    struct buffer *buffer = buffers_get(relay->buffers, pump->large);
+    bool drained;
+    size_t n = fill(pump, buffer, hangup, &drained);
+    ssize_t taken = n > 0 ? write_some(pump, relay, buffer->data, n) : 0;
+    if (taken >= 0 && (size_t)taken < n) { /* keep the buffer itself: no tail is copied */
+        buffer->off = (uint32_t)taken;
+        pump->tail = buffer;
+        return -EAGAIN;
+    }
+    uint32_t cap = buffer->cap;
+    buffers_put(relay->buffers, buffer);
+    if (taken < 0)
+        return (int)taken;
+    *budget -= n < *budget ? n : *budget;
+    if (n > 0)
+        adapt(pump, relay, n, cap);
+    return drained ? -EAGAIN : 0;
+}
+
+/* One splice into the empty pipe. 0 = go on (flush it); -EAGAIN = source is drained. */
+static int splice_once(struct pump *pump, const struct relay *relay, size_t *budget)
+{
+    if (!pump->has_pipe) { /* given back when it last ran dry */
+        if (pipes_get(relay->pipes, &pump->pipe) < 0) {
+            stats_add(relay->stats, STAT_POOL_PIPES_FULL, 1);
+            pump->splicing = false;
+            pump->splice_at = pump->bytes + SPLICE_RETRY_AFTER;
+            return 0;
+        }
+        pump->has_pipe = true;
+    }
+    ssize_t n = sys->splice(pump->source->fd, pump->pipe.write_fd, pump->pipe.size, SPLICE_FLAGS);
+    if (n > 0) {
+        pump->in_pipe = (uint32_t)n;
+        pump->spliced = true;
+        pump->small_reads = n < SPLICE_SMALL ? pump->small_reads + 1 : 0;
+        *budget -= (size_t)n < *budget ? (size_t)n : *budget;
+        return 0;
+    }
+    give_pipe_back(pump, relay);
+    if (pump->small_reads >= SMALL_READS_MAX) { /* no bulk any more */
+        pump->splicing = false;
+        pump->splice_at = pump->bytes + RELAY_SPLICE_AFTER;
+        pump->small_reads = 0;
+    }
+    if (n == 0)
+        pump->source_ended = true;
+    return (int)n;
+}
+
+static int pass_end_on(struct pump *pump, const struct relay *relay)
+{
+    give_pipe_back(pump, relay);
+    int r = pump->target->ops->finish(pump->target);
+    if (r == -EAGAIN)
+        return PUMP_WAIT;
+    if (r < 0) {
+        pump->target_failed = true;
+        return r;
+    }
+    pump->finished = true;
+    return PUMP_DONE;
+}
+
+int pump_run(struct pump *pump, const struct relay *relay, bool hangup)
+{
+    if (pump->finished)
+        return PUMP_DONE;
+    size_t budget = RELAY_TURN_MAX;
+    pump->target_failed = false;
+    for (;;) {
+        int r = flush(pump, relay);
+        if (r == 0 && pump->source_error != 0)
+            return pump->source_error;
+        if (r == 0 && pump->source_ended)
+            return pass_end_on(pump, relay);
+        if (r == 0 && budget == 0)
+            return PUMP_AGAIN;
+        if (r == 0)
+            r = pump->splicing ? splice_once(pump, relay, &budget)
+                               : copy_once(pump, relay, hangup, &budget);
+        if (r == -EAGAIN)
+            return PUMP_WAIT;
+        if (r < 0)
+            return r;
+    }
+}
+
+bool pump_blocked(const struct pump *pump)
+{
+    return pump->tail != NULL || pump->in_pipe > 0 ||
+           (!pump->finished && (pump->source_ended || pump->source_error != 0));
+}
+
+void pump_fini(struct pump *pump, const struct relay *relay)
+{
+    buffers_put(relay->buffers, pump->tail);
+    pump->tail = NULL;
+    give_pipe_back(pump, relay);
+}
