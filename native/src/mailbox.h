@@ -1,0 +1,36 @@
+/* mailbox.h: how the publisher reaches a worker: a list taken whole by one atomic exchange, and
+ * an eventfd that wakes its loop. Many writers, one reader; messages keep their order. */
+#ifndef SLUICE_MAILBOX_H
+#define SLUICE_MAILBOX_H
+
+#include "sets.h"
+#include "snapshot.h"
+
+enum message_kind { MESSAGE_SNAPSHOT, MESSAGE_SET, MESSAGE_DRAIN, MESSAGE_STOP };
+
+struct message {                 /* allocated by the sender, freed by the receiver */
+    struct message *next;
+    enum message_kind kind;
+    uint64_t sequence;           /* SNAPSHOT, SET: of the publish */
+    const struct dp_snapshot *snapshot; /* SNAPSHOT: counted */
+    struct sets *sets;           /* SNAPSHOT: owned; built by the sender so that taking cannot fail */
+    struct dp_endpoints *endpoints; /* SET: counted */
+    uint32_t set;                /* SET */
+    uint32_t deadline_ms;        /* DRAIN */
+};
+
+struct mailbox {
+    _Atomic(struct message *) newest;
+    int fd;                      /* owned eventfd: readable when there may be messages */
+};
+
+DP_MUST_CHECK int mailbox_init(struct mailbox *mailbox);
+void mailbox_fini(struct mailbox *mailbox);
+void mailbox_put_take(struct mailbox *mailbox, struct message *message);
+struct message *mailbox_take(struct mailbox *mailbox); /* oldest first; NULL = none */
+void mailbox_clear(struct mailbox *mailbox);           /* the eventfd, before taking */
+
+struct message *message_new(enum message_kind kind);   /* NULL = no memory */
+void message_free(struct message *message);            /* accepts NULL; drops what is left in it */
+
+#endif
