@@ -22,20 +22,31 @@ struct endpoint {
 
 void endpoints_ref(const struct dp_endpoints *set);
 void endpoints_unref(const struct dp_endpoints *set); /* accepts NULL */
-/* Before it is handed to workers: takes over the state of the endpoints (same address, port,
- * kind and SNI) and of the set that the earlier version had. Publisher's thread. */
+/* Builds what balancing needs; after it the set is immutable. Again = no-op. dp_snapshot_seal does
+ * it for the sets of a snapshot, the publisher for one that swaps alone. */
+DP_MUST_CHECK int endpoints_seal(struct dp_endpoints *set);
+/* Before a sealed set is handed to workers: takes over the state of the endpoints (same address,
+ * port, kind and SNI) and of the set that the earlier version had. Publisher's thread. */
 void endpoints_inherit(struct dp_endpoints *set, const struct dp_endpoints *earlier);
+uint32_t endpoints_count(const struct dp_endpoints *set);
+const struct endpoint *endpoints_at(const struct dp_endpoints *set, uint32_t i);
+uint32_t endpoints_connections(const struct dp_endpoints *set);  /* of all workers, now */
+uint32_t endpoint_connections(const struct endpoint *endpoint);  /* the same */
+bool endpoint_is_ejected(const struct endpoint *endpoint, int64_t now_ms);
 
 /* Picks one that was not tried yet and counts a connection on it and the set: lowest priority
  * first, healthy and not ejected; if ejection would leave none, an ejected one (never an
- * unhealthy one). tried is a bitmap of the first 64 endpoints' indexes, updated. Returns
- * 0 and *ret, -ENOENT (none), -EDQUOT (connection limit). */
+ * unhealthy one). tried is a bitmap of the first 64 endpoints' indexes, updated. rng is the
+ * caller's random state, any value to start with. Returns 0 and *ret, -ENOENT (none), -EDQUOT
+ * (connection limit). */
 DP_MUST_CHECK int endpoints_pick(const struct dp_endpoints *set, int64_t now_ms, uint64_t *rng,
                                  uint64_t *tried, const struct endpoint **ret);
 /* Each picked endpoint ends in exactly one release. */
 void endpoints_release(const struct dp_endpoints *set, const struct endpoint *endpoint);
 void endpoint_succeeded(const struct dp_endpoints *set, const struct endpoint *endpoint);
-/* Milliseconds it is now ejected for, or 0. */
+/* A failed connect. Milliseconds it is ejected for if this was one too many, else 0: base times the
+ * ejections so far, at most max. One ejection is forgotten for every base time without another.
+ * Not more than the percentage of the set at once, but one may always be. */
 uint32_t endpoint_failed(const struct dp_endpoints *set, const struct endpoint *endpoint,
                          int64_t now_ms);
 
