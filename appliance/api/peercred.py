@@ -1,0 +1,181 @@
+"""Who is at the other end of a Unix socket, for gRPC servers. Owns the public socket.
+
+gRPC for Python does not show SO_PEERCRED. So the front accepts on the public socket, reads the
+credentials from the kernel, and relays to the gRPC server's inner socket (in a directory that
+only its own user can enter) from a socket bound to an abstract name of its own. The handler sees
+that name as `context.peer()`, and `peer_of` finds the credentials under it. The front never looks
+at the bytes and decides nothing but how many connections there may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from appliance.errors import Denied
+
+log = logging.getLogger(__name__)
+
+_SO_PEERGROUPS = 59  # linux/include/uapi/asm-generic/socket.h; Python does not name it
+_CHUNK_BYTES = 65_536
+_PREFIX = "unix-abstract:"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process that connected, as the kernel saw it at that moment."""
+
+    uid: int
+    gid: int
+    pid: int
+    groups: frozenset[int] = frozenset()  # supplementary ones and gid
+
+
+class Context(Protocol):
+    """The part of a gRPC handler's context that is needed here."""
+
+    def peer(self) -> str: ...
+
+
+_live: dict[str, Peer] = {}  # by abstract name, while the connection lasts
+
+
+def peer_of(context: Context) -> Peer:
+    """The caller's credentials. Raises Denied when the call came by another way."""
+    name = context.peer()
+    peer = _live.get(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
+    if peer is None:
+        raise Denied("the caller's credentials are not known: connect to the public socket")
+    return peer
+
+
+def credentials(sock: socket.socket) -> Peer:
+    """Of a connected Unix socket: SO_PEERCRED and SO_PEERGROUPS (unix(7))."""
+    pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)  # Python's own limit
+    except OSError:  # a user of more than 256 groups is known by the first alone
+        raw = b""
+    groups = struct.unpack(f"{len(raw) // 4}I", raw)
+    return Peer(uid, gid, pid, frozenset((gid, *groups)))
+
+
+class PeerCredFront:
+    """Listens on `public`, relays to the gRPC server at `inner`. Async context manager.
+
+    At most `limit` connections at once, and a quarter of them for one user who is not root;
+    more are closed and counted in `refused`.
+    """
+
+    def __init__(self, public: Path, inner: Path, limit: int = 256) -> None:
+        self.public, self.inner, self.limit = public, inner, limit
+        self.refused = 0
+        self._each_max = max(1, limit // 4)
+        self._users: Counter[int] = Counter()
+        self._random = secrets.token_hex(8)
+        self._numbers = count()
+        self._relays: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self.public.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.bind(str(self.public))
+            os.chmod(self.public, 0o666)
+            self._server = await asyncio.start_unix_server(self._accepted, sock=sock, backlog=128)
+        except BaseException:
+            sock.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._relays:
+            task.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
+        await self._server.wait_closed()
+        self.public.unlink(missing_ok=True)
+
+    @property
+    def connections(self) -> int:
+        return self._users.total()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        try:
+            sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+            with sock:
+                peer = credentials(sock)
+            full = self.connections >= self.limit
+            if full or (peer.uid != 0 and self._users[peer.uid] >= self._each_max):
+                self.refused += 1
+                log.warning("%s: too many connections, refused uid %d", self.public, peer.uid)
+                return
+            self._users[peer.uid] += 1
+            try:
+                await self._relay(peer, reader, writer)
+            finally:
+                self._users[peer.uid] -= 1
+        except OSError as problem:
+            log.debug("%s: connection ended: %s", self.public, problem)
+        finally:
+            self._relays.discard(task)
+            writer.transport.abort()
+
+    async def _relay(
+        self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        number = next(self._numbers)
+        name = f"sluice/{self._random}/{peer.uid}.{peer.gid}.{peer.pid}.{number}"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.bind(f"\0{name}")
+            await asyncio.get_running_loop().sock_connect(sock, str(self.inner))
+            inner_reader, inner_writer = await asyncio.open_unix_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+        _live[name] = peer
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(reader, inner_writer))
+                group.create_task(_pump(inner_reader, writer))
+        except* OSError as problems:
+            log.debug("%s: connection ended: %s", self.public, problems.exceptions[0])
+        finally:
+            del _live[name]
+            inner_writer.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(_CHUNK_BYTES):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+
+
+def inner_directory(directory: Path) -> Path:
+    """Makes the directory for inner sockets, for this user alone; returns it."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    directory.chmod(0o700)
+    return directory
