@@ -224,6 +224,7 @@ uint32_t dp_abi_version(void);
 int dp_leaf_new(const char *spiffe_id, const char *chain_pem, size_t chain_len,
                 const char *key_pem, size_t key_len, dp_leaf **ret);
 void dp_leaf_free(dp_leaf *leaf);
+int64_t dp_leaf_not_after_s(const dp_leaf *leaf); /* CLOCK_REALTIME */
 int dp_bundle_new(const char *trust_domain, const char *certs_pem, size_t len, dp_bundle **ret);
 void dp_bundle_free(dp_bundle *bundle);
 
