@@ -1,0 +1,86 @@
+/* tls_internal.h: what the files of one TLS leg share: tls (contexts, handshake), tls_verify (who
+ * is the peer), tls_tickets (server's side of resumption), tls_sessions (client's side), tls_bio
+ * (the socket) and record_openssl (the bytes). Nobody else includes it. */
+#ifndef SLUICE_TLS_INTERNAL_H
+#define SLUICE_TLS_INTERNAL_H
+
+#include <openssl/bio.h>
+#include <openssl/ssl.h>
+
+#include "sni.h"
+#include "tls.h"
+
+enum { TLS_HASH_SIZE = 32 };     /* SHA-256 */
+
+struct tls_tickets;
+
+struct tls_context {
+    SSL_CTX *server, *client;    /* owned */
+    struct tls_tickets *tickets; /* owned */
+};
+
+struct tls_refusal {
+    uint16_t reason;             /* enum dp_reason; NONE = not refused */
+    char detail[DP_DETAIL_MAX + 1];
+};
+
+enum tls_finish { TLS_FINISH_NOT = 0, TLS_FINISH_SENDING, TLS_FINISH_DONE };
+
+struct tls {
+    struct record rec;           /* first: record_openssl finds its tls by it */
+    SSL *ssl;                    /* owned; its app data is this */
+    struct tls_context *ctx;     /* borrowed */
+    struct tls_sessions *sessions; /* borrowed until tls_free; NULL for a server */
+    const struct dp_leaf *leaf;  /* counted; what we show; NULL until a server knows the SNI */
+    const struct dp_snapshot *snap; /* borrowed during tls_handshake, else NULL */
+    char **expected;             /* owned, one block; client */
+    size_t expected_count;
+    struct tls_peer peer;
+    uint8_t bundle_fingerprint[TLS_HASH_SIZE]; /* of the bundle that vouched for peer */
+    uint8_t session_key[TLS_HASH_SIZE];        /* client, when sessions is set */
+    char sni[SNI_MAX + 1];
+    bool is_server, started, established;
+    struct tls_refusal refusal;
+    int io_error;                /* errno of the last socket call, 0 */
+    bool io_eof;                 /* the peer's FIN was read */
+    bool drained;                /* the last read found no whole record */
+    bool read_ended, read_end_told; /* read_end is what every further read returns */
+    ssize_t read_end;
+    uint8_t finish;              /* enum tls_finish */
+};
+
+/* The first refusal stays: it is the cause, later ones are echoes. */
+__attribute__((format(printf, 3, 4)))
+void tls_refuse(struct tls_refusal *refusal, uint16_t reason, const char *format, ...);
+/* Turns OpenSSL's error queue and the socket's last error into a refusal. */
+void tls_refuse_from_openssl(struct tls *tls, const char *during);
+
+/* tls_bio.c: a BIO over tls->rec.fd by the table of system calls; -ENOMEM. */
+DP_MUST_CHECK int tls_bio_attach(struct tls *tls);
+
+/* tls_verify.c */
+int tls_verify_callback(X509_STORE_CTX *outer, void *arg); /* arg unused */
+/* For a peer whose chain was verified in an earlier connection, by the bundle with this
+ * fingerprint: is it one we would accept now? Fills *ret_peer and true, or *refusal and false. */
+DP_MUST_CHECK bool tls_verify_resumed(const struct tls *tls, X509 *cert,
+                                      const uint8_t *bundle_fingerprint,
+                                      const struct dp_snapshot *snap, struct tls_peer *ret_peer,
+                                      struct tls_refusal *refusal);
+
+/* tls_tickets.c */
+DP_MUST_CHECK int tls_tickets_new(struct tls_tickets **ret); /* with a random key */
+void tls_tickets_free(struct tls_tickets *tickets);
+DP_MUST_CHECK int tls_tickets_attach(SSL_CTX *server);
+DP_MUST_CHECK int tls_tickets_set(struct tls_tickets *tickets, const uint8_t *keys, size_t count);
+
+/* tls_sessions.c */
+void tls_sessions_attach(SSL_CTX *client);
+void tls_sessions_key(struct tls *tls); /* sets session_key */
+void tls_sessions_offer(struct tls *tls, const struct dp_snapshot *snap);
+void tls_sessions_forget(struct tls *tls);
+const struct tls_context *tls_sessions_context(const struct tls_sessions *sessions);
+
+/* record_openssl.c */
+void record_openssl_init(struct tls *tls);
+
+#endif

@@ -1,0 +1,293 @@
+/* tls_verify.c: who is the peer? Its leaf must hold exactly one SPIFFE ID, chain to the bundle of
+ * the trust domain that this ID names, be in time, not denied and, for a client, one of those
+ * expected. The name that was dialled plays no part. Asks the clock seam, never the clock. */
+#include <openssl/x509_vfy.h>
+#include <openssl/x509v3.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "clock.h"
+#include "spiffe.h"
+#include "tls_internal.h"
+
+enum { CHAIN_DEPTH_MAX = 4, SECURITY_LEVEL = 2 };
+
+void tls_refuse(struct tls_refusal *refusal, uint16_t reason, const char *format, ...)
+{
+    if (refusal->reason != DP_REASON_NONE)
+        return;
+    refusal->reason = reason;
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(refusal->detail, sizeof(refusal->detail), format, args);
+    va_end(args);
+}
+
+struct time_text {
+    char text[32];
+};
+
+static struct time_text time_text(int64_t seconds)
+{
+    struct time_text ret = {"?"};
+    time_t when = (time_t)seconds;
+    struct tm tm;
+    if (gmtime_r(&when, &tm) != NULL)
+        (void)strftime(ret.text, sizeof(ret.text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+    return ret;
+}
+
+static bool time_seconds(const ASN1_TIME *time, int64_t *ret)
+{
+    struct tm tm;
+    if (!ASN1_TIME_to_tm(time, &tm))
+        return false;
+    *ret = (int64_t)timegm(&tm);
+    return true;
+}
+
+/* What the leaf says by itself; nothing here is proved yet. */
+static bool read_leaf(X509 *cert, struct tls_peer *ret, struct tls_refusal *refusal)
+{
+    struct tls_peer peer = {0};
+    int r = spiffe_from_certificate(cert, peer.id);
+    if (r < 0) {
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY, "%s",
+                   r == -ENOENT  ? "peer's certificate has no SPIFFE ID (no URI name)"
+                   : r == -E2BIG ? "peer's certificate has more than one URI name"
+                   : r == -EPERM ? "peer shows a CA's certificate, not a leaf"
+                                 : "peer's certificate has a malformed SPIFFE ID");
+        return false;
+    }
+    struct spiffe_id id;
+    r = spiffe_parse(peer.id, strlen(peer.id), &id);
+    assert(r == 0);
+    memcpy(peer.trust_domain, id.trust_domain, id.trust_domain_len);
+
+    uint32_t flags = X509_get_extension_flags(cert);
+    if ((flags & EXFLAG_INVALID) || !(flags & EXFLAG_KUSAGE) ||
+        !(X509_get_key_usage(cert) & KU_DIGITAL_SIGNATURE)) {
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY,
+                   "certificate of %s lacks key usage digitalSignature", peer.id);
+        return false;
+    }
+    if (spiffe_grade(cert, &peer.grade, &peer.delegated) < 0) {
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY,
+                   "certificate of %s has a malformed grade extension", peer.id);
+        return false;
+    }
+    const ASN1_INTEGER *serial = X509_get0_serialNumber(cert);
+    int serial_len = ASN1_STRING_length(serial);
+    if (serial_len < 1 || (size_t)serial_len > sizeof(peer.serial) ||
+        ASN1_STRING_type(serial) != V_ASN1_INTEGER) { /* else negative, which RFC 5280 forbids */
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY,
+                   "certificate of %s has a serial number that is not 1 to 20 bytes", peer.id);
+        return false;
+    }
+    memcpy(peer.serial, ASN1_STRING_get0_data(serial), (size_t)serial_len);
+    peer.serial_len = (uint8_t)serial_len;
+    if (!time_seconds(X509_get0_notAfter(cert), &peer.not_after_s)) {
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY, "certificate of %s has a malformed date",
+                   peer.id);
+        return false;
+    }
+    *ret = peer;
+    return true;
+}
+
+static void refuse_chain(const struct tls_peer *peer, X509 *cert, int error, int depth,
+                         int64_t now_s, struct tls_refusal *refusal)
+{
+    int64_t not_before_s = 0;
+    switch (error) {
+    case X509_V_ERR_CERT_HAS_EXPIRED:
+        if (depth == 0)
+            tls_refuse(refusal, DP_REASON_EXPIRED, "certificate of %s expired at %s", peer->id,
+                       time_text(peer->not_after_s).text);
+        else
+            tls_refuse(refusal, DP_REASON_EXPIRED, "a CA certificate above %s has expired",
+                       peer->id);
+        break;
+    case X509_V_ERR_CERT_NOT_YET_VALID:
+        (void)time_seconds(X509_get0_notBefore(cert), &not_before_s);
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY,
+                   "certificate of %s is not valid before %s and here it is %s: check both clocks",
+                   peer->id, time_text(not_before_s).text, time_text(now_s).text);
+        break;
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+    case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+    case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+    case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+    case X509_V_ERR_CERT_SIGNATURE_FAILURE:
+    case X509_V_ERR_CERT_UNTRUSTED:
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY,
+                   "certificate of %s is not signed by a CA of trust domain %s", peer->id,
+                   peer->trust_domain);
+        break;
+    default:
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY, "certificate of %s: %s", peer->id,
+                   X509_verify_cert_error_string(error));
+    }
+}
+
+/* Chain, dates and purpose against one bundle. Bundles' certificates are anchors whether or not
+ * they are self-signed: a site's CA may be an intermediate. Returns an X509_V_… code. */
+static int verify_chain(X509 *cert, STACK_OF(X509) *others, const struct dp_bundle *bundle,
+                        int purpose, int64_t now_s, const struct tls_peer *peer,
+                        struct tls_refusal *refusal)
+{
+    int error = X509_V_ERR_OUT_OF_MEM;
+    X509_STORE_CTX *store_ctx = X509_STORE_CTX_new();
+    if (store_ctx != NULL && X509_STORE_CTX_init(store_ctx, bundle->store, cert, others) &&
+        X509_STORE_CTX_set_purpose(store_ctx, purpose)) {
+        X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(store_ctx);
+        X509_VERIFY_PARAM_set_time(param, (time_t)now_s);
+        X509_VERIFY_PARAM_set_depth(param, CHAIN_DEPTH_MAX);
+        X509_VERIFY_PARAM_set_auth_level(param, SECURITY_LEVEL);
+        (void)X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
+        if (X509_verify_cert(store_ctx) == 1) {
+            error = X509_V_OK;
+        } else {
+            error = X509_STORE_CTX_get_error(store_ctx);
+            if (error == X509_V_OK)
+                error = X509_V_ERR_UNSPECIFIED;
+            refuse_chain(peer, cert, error, X509_STORE_CTX_get_error_depth(store_ctx), now_s,
+                         refusal);
+        }
+    } else {
+        tls_refuse(refusal, DP_REASON_INTERNAL, "out of memory while verifying %s", peer->id);
+    }
+    X509_STORE_CTX_free(store_ctx);
+    return error;
+}
+
+/* What can change while a connection or a session lives. */
+static bool is_in_standing(const struct tls_peer *peer, const struct dp_snapshot *snap,
+                           int64_t now_s, struct tls_refusal *refusal)
+{
+    if (now_s >= peer->not_after_s) {
+        tls_refuse(refusal, DP_REASON_EXPIRED, "certificate of %s expired at %s", peer->id,
+                   time_text(peer->not_after_s).text);
+        return false;
+    }
+    if (snapshot_is_denied(snap, peer->id, peer->trust_domain, peer->serial, peer->serial_len)) {
+        tls_refuse(refusal, DP_REASON_REVOKED, "%s is on the deny list", peer->id);
+        return false;
+    }
+    return true;
+}
+
+static bool is_expected(const struct tls *tls, const struct tls_peer *peer,
+                        struct tls_refusal *refusal)
+{
+    if (tls->is_server)
+        return true;
+    for (size_t i = 0; i < tls->expected_count; i++)
+        if (strcmp(tls->expected[i], peer->id) == 0)
+            return true;
+    if (tls->expected_count == 1)
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY, "peer is %s, expected %s", peer->id,
+                   tls->expected[0]);
+    else
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY, "peer is %s, expected %s or %zu others",
+                   peer->id, tls->expected[0], tls->expected_count - 1);
+    return false;
+}
+
+static const struct dp_bundle *find_bundle(const struct dp_snapshot *snap,
+                                           const struct tls_peer *peer,
+                                           struct tls_refusal *refusal)
+{
+    const struct dp_bundle *bundle =
+        snapshot_bundle(snap, peer->trust_domain, strlen(peer->trust_domain));
+    if (bundle == NULL)
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY,
+                   "%s is of trust domain %s, which is no peer of this site", peer->id,
+                   peer->trust_domain);
+    return bundle;
+}
+
+/* Returns X509_V_OK, or the code whose alert the peer gets. */
+static int verify_peer(struct tls *tls, X509 *cert, STACK_OF(X509) *others)
+{
+    const int64_t now_s = clock_real_s();
+    struct tls_refusal *refusal = &tls->refusal;
+    struct tls_peer peer;
+    if (!read_leaf(cert, &peer, refusal))
+        return X509_V_ERR_CERT_REJECTED;
+    const struct dp_bundle *bundle = find_bundle(tls->snap, &peer, refusal);
+    if (bundle == NULL)
+        return X509_V_ERR_CERT_UNTRUSTED;
+    int purpose = tls->is_server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER;
+    int error = verify_chain(cert, others, bundle, purpose, now_s, &peer, refusal);
+    if (error != X509_V_OK)
+        return error;
+    if (!is_in_standing(&peer, tls->snap, now_s, refusal))
+        return refusal->reason == DP_REASON_REVOKED ? X509_V_ERR_CERT_REVOKED
+                                                    : X509_V_ERR_CERT_HAS_EXPIRED;
+    if (!is_expected(tls, &peer, refusal))
+        return X509_V_ERR_CERT_REJECTED;
+    tls->peer = peer;
+    memcpy(tls->bundle_fingerprint, bundle->fingerprint, TLS_HASH_SIZE);
+    return X509_V_OK;
+}
+
+int tls_verify_callback(X509_STORE_CTX *outer, void *arg)
+{
+    (void)arg;
+    SSL *ssl = X509_STORE_CTX_get_ex_data(outer, SSL_get_ex_data_X509_STORE_CTX_idx());
+    struct tls *tls = SSL_get_app_data(ssl);
+    int error = verify_peer(tls, X509_STORE_CTX_get0_cert(outer),
+                            X509_STORE_CTX_get0_untrusted(outer));
+    X509_STORE_CTX_set_error(outer, error);
+    return error == X509_V_OK;
+}
+
+bool tls_verify_resumed(const struct tls *tls, X509 *cert, const uint8_t *bundle_fingerprint,
+                        const struct dp_snapshot *snap, struct tls_peer *ret_peer,
+                        struct tls_refusal *refusal)
+{
+    struct tls_peer peer;
+    if (cert == NULL) {
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY, "session without the peer's certificate");
+        return false;
+    }
+    if (!read_leaf(cert, &peer, refusal))
+        return false;
+    const struct dp_bundle *bundle = find_bundle(snap, &peer, refusal);
+    if (bundle == NULL)
+        return false;
+    if (memcmp(bundle->fingerprint, bundle_fingerprint, TLS_HASH_SIZE) != 0) {
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY, "bundle of %s changed since the session",
+                   peer.trust_domain);
+        return false;
+    }
+    if (!is_in_standing(&peer, snap, clock_real_s(), refusal) ||
+        !is_expected(tls, &peer, refusal))
+        return false;
+    *ret_peer = peer;
+    return true;
+}
+
+uint16_t tls_peer_recheck(struct tls *tls, const struct dp_snapshot *snap, int64_t now_s)
+{
+    struct tls_refusal refusal = {0};
+    const struct tls_peer *peer = &tls->peer;
+    assert(tls->established);
+    const struct dp_bundle *bundle = NULL;
+    if (is_in_standing(peer, snap, now_s, &refusal))
+        bundle = find_bundle(snap, peer, &refusal);
+    /* A bundle changes when a CA is added too; only the withdrawn one ends connections. */
+    if (bundle != NULL &&
+        memcmp(bundle->fingerprint, tls->bundle_fingerprint, TLS_HASH_SIZE) != 0) {
+        int purpose = tls->is_server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER;
+        if (verify_chain(SSL_get0_peer_certificate(tls->ssl), SSL_get_peer_cert_chain(tls->ssl),
+                         bundle, purpose, now_s, peer, &refusal) == X509_V_OK)
+            memcpy(tls->bundle_fingerprint, bundle->fingerprint, TLS_HASH_SIZE);
+    }
+    if (refusal.reason != DP_REASON_NONE)
+        tls->refusal = refusal;
+    return refusal.reason;
+}
