@@ -98,6 +98,13 @@ static int only_uri(const GENERAL_NAMES *names, const ASN1_IA5STRING **ret)
     return 0;
 }
 
+/* X509_check_ca says no to CA:TRUE without keyCertSign and to keyCertSign with CA:FALSE. */
+static bool may_sign(X509 *cert, uint32_t flags)
+{
+    return (flags & EXFLAG_KUSAGE) &&
+           (X509_get_key_usage(cert) & (KU_KEY_CERT_SIGN | KU_CRL_SIGN)) != 0;
+}
+
 int spiffe_from_certificate(X509 *cert, char *buf)
 {
     int critical;
@@ -113,9 +120,10 @@ int spiffe_from_certificate(X509 *cert, char *buf)
         r = spiffe_parse(text, len, &id);
         if (r == 0 && id.path_len == 0)
             r = -EINVAL; /* a trust domain's own ID is for CAs */
-        if (r == 0 && (X509_get_extension_flags(cert) & EXFLAG_INVALID))
+        uint32_t flags = X509_get_extension_flags(cert);
+        if (r == 0 && (flags & EXFLAG_INVALID))
             r = -EINVAL; /* nothing read from it can be relied on */
-        if (r == 0 && X509_check_ca(cert) != 0)
+        if (r == 0 && ((flags & EXFLAG_CA) || X509_check_ca(cert) != 0 || may_sign(cert, flags)))
             r = -EPERM;
         if (r == 0) {
             memcpy(buf, text, len);
