@@ -1,0 +1,143 @@
+"""Asks the CA process. The only client of its socket; holds no key and no policy."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from appliance.ca._gen import ca_pb2 as pb
+from appliance.ca._gen import ca_pb2_grpc
+from appliance.ca.issue import GRADE_OF, GRADE_TEXT, Approval, Signed
+from appliance.ca.table import AuditEntry
+from appliance.errors import BY_CODE, ApplianceError, InvalidInput, Unavailable
+from dataplane.snapshot import Grade
+
+CALL_TIMEOUT_S = 10.0  # longer than the CA takes to come back
+
+
+@dataclass(frozen=True, slots=True)
+class CaInfo:
+    trust_domain: str
+    not_after: int  # UNIX seconds, of the CA certificate
+    pin: bytes  # 16 bytes, what join codes carry
+    imported: bool
+    approvals: int
+    ttl_max_s: int
+    counters: Mapping[str, int]
+
+
+class CaClient:
+    """Connects at the first call, and again when the CA was restarted (calls wait for it).
+    Use it as an async context manager, or call close().
+
+    Each call raises the ApplianceError that the CA answered (Denied, InvalidInput, NotFound,
+    Conflict, LimitReached), or Unavailable.
+    """
+
+    def __init__(self, path: Path, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close(None)
+
+    async def _call(self, name: str, request: Any) -> Any:
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(
+                f"unix:{self._path}",
+                options=[
+                    ("grpc.enable_http_proxy", 0),
+                    ("grpc.initial_reconnect_backoff_ms", 100),
+                    ("grpc.max_reconnect_backoff_ms", 1000),
+                    ("grpc.max_receive_message_length", 64 << 20),
+                ],
+            )
+            self._stub = ca_pb2_grpc.CaStub(self._channel)  # type: ignore[no-untyped-call]
+        method: Callable[..., Awaitable[Any]] = getattr(self._stub, name)
+        try:
+            return await method(request, timeout=self._timeout_s, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise Unavailable(
+                    f"the CA does not answer at {self._path}: is `sluice up` running?"
+                ) from error
+            kind = BY_CODE.get(error.code().name, ApplianceError)
+            raise kind(error.details() or error.code().name) from error
+
+    async def sign(self, csr_der: bytes, spiffe_id: str, grade: Grade | None, ttl_s: int) -> Signed:
+        """For the daemon. grade None = a host's own leaf, or the appliance's."""
+        text = "" if grade is None else _grade_text(grade)
+        request = pb.SignRequest(csr_der=csr_der, spiffe_id=spiffe_id, grade=text, ttl_s=ttl_s)
+        reply = await self._call("Sign", request)
+        return Signed(reply.chain_pem, reply.serial, reply.not_after)
+
+    async def approve(self, spiffe_id: str, max_grade: Grade) -> None:
+        """For admins."""
+        request = pb.ApproveRequest(spiffe_id=spiffe_id, max_grade=_grade_text(max_grade))
+        await self._call("Approve", request)
+
+    async def withdraw(self, spiffe_id: str) -> None:
+        """For admins. Leaves that live run out by themselves; revoke the host to end them."""
+        await self._call("Withdraw", pb.WithdrawRequest(spiffe_id=spiffe_id))
+
+    async def approvals(self) -> tuple[Approval, ...]:
+        """For admins."""
+        reply = await self._call("ListApprovals", pb.ListRequest())
+        return tuple(
+            Approval(a.spiffe_id, GRADE_OF[a.max_grade], a.by, a.time) for a in reply.approvals
+        )
+
+    async def audit(self, limit: int = 100) -> tuple[AuditEntry, ...]:
+        """For admins. Newest first."""
+        reply = await self._call("ListAudit", pb.ListAuditRequest(limit=limit))
+        return tuple(AuditEntry(e.time, e.who, e.what, e.detail) for e in reply.entries)
+
+    async def import_key(self, key_pem: bytes, chain_pem: bytes) -> CaInfo:
+        """For root: replaces the CA key by an intermediate that somebody else's CA signed."""
+        request = pb.ImportRequest(key_pem=key_pem, chain_pem=chain_pem)
+        return _info(await self._call("Import", request))
+
+    async def bundle(self) -> str:
+        """The site's trust anchors, PEM."""
+        return str((await self._call("GetBundle", pb.ListRequest())).pem)
+
+    async def info(self) -> CaInfo:
+        return _info(await self._call("GetInfo", pb.ListRequest()))
+
+
+def _grade_text(grade: Grade) -> str:
+    if grade is Grade.NONE:
+        raise InvalidInput("grade none cannot be signed or approved")
+    return GRADE_TEXT[grade]
+
+
+def _info(info: pb.Info) -> CaInfo:
+    return CaInfo(
+        trust_domain=info.trust_domain,
+        not_after=info.not_after,
+        pin=bytes.fromhex(info.pin),
+        imported=info.imported,
+        approvals=info.approvals,
+        ttl_max_s=info.ttl_max_s,
+        counters=dict(info.counters),
+    )

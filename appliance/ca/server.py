@@ -1,0 +1,311 @@
+"""The CA's gRPC handlers: who may ask, what is counted, what is audited. Thin.
+
+Decides nothing about certificates (issue.py) and keeps nothing (table.py, key.py). A refusal is
+counted and audited before it is answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+
+from appliance.api.peercred import Peer, PeerCredFront, inner_directory, peer_of
+from appliance.ca._gen import ca_pb2 as pb
+from appliance.ca._gen import ca_pb2_grpc
+from appliance.ca.issue import (
+    GRADE_OF,
+    GRADE_TEXT,
+    TTL_MAX_S,
+    Approval,
+    Authority,
+    Signed,
+    check_csr,
+    check_workload_id,
+    decide,
+    issue,
+    random_serial,
+)
+from appliance.ca.key import import_intermediate
+from appliance.ca.table import Table
+from appliance.errors import ApplianceError, Conflict, Denied, InvalidInput, LimitReached
+from appliance.identity import appliance_id
+from appliance.rate import Bucket, Rate
+from dataplane.snapshot import Grade
+
+log = logging.getLogger(__name__)
+
+MESSAGE_BYTES_MAX = 256 * 1024
+CALLS_MAX = 256
+SIGN_RATE = Rate(burst=20_000, per_second=100)  # a whole site at once, then a steady stream
+REFUSAL_AUDIT_RATE = Rate(burst=100, per_second=1)  # so that asking cannot flood the audit
+AUDIT_LIST_MAX = 10_000
+
+Reply = TypeVar("Reply")
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Numeric users and groups of the site document."""
+
+    daemon_uid: int
+    admin_gid: int
+
+    def signs(self, peer: Peer) -> None:
+        if peer.uid != self.daemon_uid:
+            raise Denied(f"uid {peer.uid} may not have certificates signed: the daemon does that")
+
+    def approves(self, peer: Peer) -> None:
+        if peer.uid == self.daemon_uid:
+            raise Denied("the daemon may not approve: an admin does, with `sluice ca approve`")
+        if peer.uid != 0 and self.admin_gid not in peer.groups:
+            raise Denied(f"uid {peer.uid} is neither root nor in the admin group")
+
+    def imports(self, peer: Peer) -> None:
+        if peer.uid == self.daemon_uid or peer.uid != 0:
+            raise Denied("only root may replace the CA key")
+
+
+class Ca:
+    """What the CA does, without gRPC. Raises ApplianceErrors."""
+
+    def __init__(
+        self,
+        directory: Path,
+        authority: Authority,
+        table: Table,
+        roles: Roles,
+        appliance: str,
+        clock: Callable[[], float] = time.time,
+        sign_rate: Rate = SIGN_RATE,
+    ) -> None:
+        self._directory = directory
+        self._authority = authority
+        self._table = table
+        self._roles = roles
+        self._clock = clock
+        self._bucket = Bucket(sign_rate)
+        self._refusals = Bucket(REFUSAL_AUDIT_RATE)
+        self._appliance_id = appliance_id(authority.trust_domain, appliance)
+        self._appliance_dns = f"{appliance}.sluice.{authority.trust_domain}"
+        self.counters: Counter[str] = Counter()
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+    def refused(self, peer: Peer, what: str, error: ApplianceError) -> None:
+        """Counts and audits, whatever the reason was."""
+        self.counters[f"refused_{what}"] += 1
+        log.warning("refused %s for uid %d: %s", what, peer.uid, error)
+        if self._refusals.take():
+            self._table.audit(self._now(), f"uid {peer.uid}", f"refused {what}", str(error))
+        else:
+            self.counters["refusals_not_audited"] += 1
+
+    def sign(
+        self, peer: Peer, csr_der: bytes, spiffe_id: str, grade: Grade | None, ttl_s: int
+    ) -> Signed:
+        self._roles.signs(peer)
+        if not self._bucket.take():
+            raise LimitReached("the CA signs no faster than its limit: try again in a moment")
+        now = self._now()
+        own = spiffe_id == self._appliance_id
+        if own and grade is not None:
+            raise Denied("the appliance is no workload: its leaf has no grade")
+        if not own:
+            check_workload_id(spiffe_id, self._authority.trust_domain)
+            decide(spiffe_id, grade, self._table.approval(spiffe_id))
+        csr = check_csr(csr_der, spiffe_id)
+        serial = random_serial()
+        dns_name = self._appliance_dns if own else None
+        signed = issue(self._authority, csr, spiffe_id, grade, ttl_s, now, serial, dns_name)
+        self._table.issued(signed.serial, spiffe_id, grade, signed.not_after, now)
+        text = "own key" if grade is None else f"grade {GRADE_TEXT[grade]}"
+        self._table.audit(
+            now, f"uid {peer.uid}", "sign", f"{spiffe_id} {text} serial {signed.serial}"
+        )
+        self.counters["signed"] += 1
+        return signed
+
+    def approve(self, peer: Peer, spiffe_id: str, max_grade: Grade) -> None:
+        self._roles.approves(peer)
+        check_workload_id(spiffe_id, self._authority.trust_domain)
+        if max_grade is Grade.NONE:
+            raise InvalidInput("approve for grade l3, l2, port or key")
+        approval = Approval(spiffe_id, max_grade, f"uid {peer.uid}", self._now())
+        known = self._table.approval(spiffe_id)
+        if known is not None and known.max_grade == max_grade:
+            return
+        self._table.approve(approval)
+        detail = f"{spiffe_id} up to grade {GRADE_TEXT[max_grade]}"
+        self._table.audit(approval.time, approval.by, "approve", detail)
+        self.counters["approved"] += 1
+
+    def withdraw(self, peer: Peer, spiffe_id: str) -> None:
+        self._roles.approves(peer)
+        self._table.withdraw(spiffe_id)
+        self._table.audit(self._now(), f"uid {peer.uid}", "withdraw", spiffe_id)
+        self.counters["withdrawn"] += 1
+
+    def approvals(self, peer: Peer) -> tuple[Approval, ...]:
+        self._roles.approves(peer)
+        return self._table.approvals()
+
+    def import_key(self, peer: Peer, key_pem: bytes, chain_pem: bytes) -> None:
+        """Only while no workload has a live leaf: they would all be strangers."""
+        self._roles.imports(peer)
+        now = self._now()
+        live = self._table.live(now, but=self._appliance_id)
+        if live:
+            raise Conflict(
+                f"{live} leaves of the present CA are live: import before hosts are enrolled, "
+                "or wait until they have run out"
+            )
+        domain = self._authority.trust_domain
+        self._authority = import_intermediate(self._directory, domain, key_pem, chain_pem, now)
+        pin = self._authority.pin.hex()
+        self._table.audit(now, f"uid {peer.uid}", "import", f"CA certificate {pin}")
+
+    def audit_list(self, peer: Peer, limit: int) -> pb.AuditList:
+        self._roles.approves(peer)
+        entries = self._table.audit_entries(min(limit or 100, AUDIT_LIST_MAX))
+        return pb.AuditList(
+            entries=[
+                pb.AuditEntry(time=e.time, who=e.who, what=e.what, detail=e.detail) for e in entries
+            ]
+        )
+
+    def bundle(self) -> str:
+        return self._authority.bundle_pem
+
+    def info(self) -> pb.Info:
+        return pb.Info(
+            trust_domain=self._authority.trust_domain,
+            not_after=int(self._authority.certificate.not_valid_after_utc.timestamp()),
+            pin=self._authority.pin.hex(),
+            imported=self._authority.imported,
+            approvals=self._table.approvals_count(),
+            ttl_max_s=TTL_MAX_S,
+            counters=dict(self.counters),
+        )
+
+
+def grade_from(text: str) -> Grade:
+    """Raises InvalidInput."""
+    try:
+        return GRADE_OF[text]
+    except KeyError:
+        raise InvalidInput(f"{text[:20]!r} is no grade: give l3, l2, port or key") from None
+
+
+class CaServicer(ca_pb2_grpc.CaServicer):
+    """Messages to calls and errors to statuses."""
+
+    def __init__(self, ca: Ca, who: Callable[[Any], Peer] = peer_of) -> None:
+        self._ca = ca
+        self._who = who
+
+    async def _answer(self, context: Any, what: str, work: Callable[[Peer], Reply]) -> Reply:
+        peer = Peer(uid=2**32 - 1, gid=2**32 - 1, pid=0)
+        try:
+            peer = self._who(context)
+            return work(peer)
+        except ApplianceError as error:
+            self._ca.refused(peer, what, error)
+            await self._abort(context, error)
+
+    @staticmethod
+    async def _abort(context: Any, error: ApplianceError) -> NoReturn:
+        abort: Awaitable[NoReturn] = context.abort(grpc.StatusCode[error.code], str(error))
+        await abort
+        raise AssertionError("abort returned")
+
+    async def Sign(self, request: pb.SignRequest, context: Any) -> pb.SignReply:
+        def work(peer: Peer) -> pb.SignReply:
+            grade = grade_from(request.grade) if request.grade else None
+            signed = self._ca.sign(
+                peer, request.csr_der, request.spiffe_id, grade, request.ttl_s or TTL_MAX_S
+            )
+            return pb.SignReply(
+                chain_pem=signed.chain_pem, serial=signed.serial, not_after=signed.not_after
+            )
+
+        return await self._answer(context, "sign", work)
+
+    async def Approve(self, request: pb.ApproveRequest, context: Any) -> pb.Done:
+        def work(peer: Peer) -> pb.Done:
+            self._ca.approve(peer, request.spiffe_id, grade_from(request.max_grade))
+            return pb.Done()
+
+        return await self._answer(context, "approve", work)
+
+    async def Withdraw(self, request: pb.WithdrawRequest, context: Any) -> pb.Done:
+        def work(peer: Peer) -> pb.Done:
+            self._ca.withdraw(peer, request.spiffe_id)
+            return pb.Done()
+
+        return await self._answer(context, "withdraw", work)
+
+    async def Import(self, request: pb.ImportRequest, context: Any) -> pb.Info:
+        def work(peer: Peer) -> pb.Info:
+            self._ca.import_key(peer, request.key_pem, request.chain_pem)
+            return self._ca.info()
+
+        return await self._answer(context, "import", work)
+
+    async def ListApprovals(self, request: pb.ListRequest, context: Any) -> pb.ApprovalList:
+        def work(peer: Peer) -> pb.ApprovalList:
+            return pb.ApprovalList(
+                approvals=[
+                    pb.Approval(
+                        spiffe_id=a.spiffe_id,
+                        max_grade=GRADE_TEXT[a.max_grade],
+                        by=a.by,
+                        time=a.time,
+                    )
+                    for a in self._ca.approvals(peer)
+                ]
+            )
+
+        return await self._answer(context, "list", work)
+
+    async def ListAudit(self, request: pb.ListAuditRequest, context: Any) -> pb.AuditList:
+        return await self._answer(
+            context, "list", lambda peer: self._ca.audit_list(peer, request.limit)
+        )
+
+    async def GetBundle(self, request: pb.ListRequest, context: Any) -> pb.Bundle:
+        return await self._answer(context, "read", lambda _: pb.Bundle(pem=self._ca.bundle()))
+
+    async def GetInfo(self, request: pb.ListRequest, context: Any) -> pb.Info:
+        return await self._answer(context, "read", lambda _: self._ca.info())
+
+
+@asynccontextmanager
+async def serve(ca: Ca, public: Path) -> AsyncIterator[PeerCredFront]:
+    """Serves on the public Unix socket while the context lasts."""
+    inner = inner_directory(public.parent / "inner") / "ca.sock"
+    inner.unlink(missing_ok=True)
+    server = grpc.aio.server(
+        maximum_concurrent_rpcs=CALLS_MAX,
+        options=[
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", 64 << 20),  # a long list of approvals
+        ],
+    )
+    ca_pb2_grpc.add_CaServicer_to_server(CaServicer(ca), server)  # type: ignore[no-untyped-call]
+    server.add_insecure_port(f"unix:{inner}")
+    await server.start()
+    try:
+        async with PeerCredFront(public, inner) as front:
+            yield front
+    finally:
+        await server.stop(grace=2)
+        inner.unlink(missing_ok=True)
