@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import grpc
 
@@ -24,7 +24,7 @@ from appliance.errors import BY_CODE, ApplianceError, Unavailable
 from appliance.paths import Paths
 from dataplane.snapshot import Grade
 
-Reply = TypeVar("Reply")
+__all__ = ["AdminClient", "ApplianceError", "Paths", "pb", "read_sources"]
 
 CALL_TIMEOUT_S = 60.0
 MESSAGE_BYTES_MAX = 64 << 20
@@ -64,7 +64,7 @@ class AdminClient:
         trace: TracebackType | None,
     ) -> None:
         if self._channel is not None:
-            await self._channel.close()
+            await self._channel.close(grace=None)
 
     async def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:

@@ -10,8 +10,9 @@ import click
 
 from appliance.api._gen import admin_pb2 as pb
 from appliance.api.client import read_sources
+from appliance.api.text import when
 from appliance.cli.context import Context
-from appliance.cli.output import console, format_option, plain, show_data, show_list, when
+from appliance.cli.output import console, format_option, plain, show_data, show_list
 from appliance.errors import InvalidInput
 
 files_option = click.option(

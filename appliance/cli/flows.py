@@ -8,19 +8,19 @@ import click
 
 from appliance.api._gen import admin_pb2 as pb
 from appliance.api.client import AdminClient
+from appliance.api.text import short_id, size
 from appliance.cli.context import Context
 from appliance.cli.output import (
+    Columns,
     console,
     errors,
     format_option,
     plain,
-    short_id,
     show_data,
     show_list,
-    size,
 )
 
-COLUMNS = {
+COLUMNS: Columns = {
     "state": lambda f: f.state,
     "source": lambda f: short_id(f.source),
     "destination": lambda f: short_id(f.destination) if f.destination else f.service or "-",

@@ -5,17 +5,9 @@ from __future__ import annotations
 import click
 
 from appliance.api._gen import admin_pb2 as pb
+from appliance.api.text import short_id, when
 from appliance.cli.context import Context
-from appliance.cli.output import (
-    console,
-    format_option,
-    labels,
-    plain,
-    short_id,
-    show_data,
-    show_list,
-    when,
-)
+from appliance.cli.output import console, format_option, labels, plain, show_data, show_list
 from appliance.errors import InvalidInput
 
 

@@ -7,7 +7,6 @@ rely on the keys; 64-bit numbers stay numbers.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -70,31 +69,6 @@ def show_list(items: Iterable[Message], columns: Columns, fmt: str, empty: str) 
     for item in found:
         table.add_row(*(cell(item) for cell in columns.values()))
     console.print(table)
-
-
-def short_id(spiffe_id: str) -> str:
-    """spiffe://td/ns/default/sa/web → td/default/web; "-" when there is none."""
-    if not spiffe_id:
-        return "-"
-    trust_domain, _, path = spiffe_id.removeprefix("spiffe://").partition("/")
-    parts = path.split("/")
-    if len(parts) == 4 and parts[0] == "ns" and parts[2] == "sa":
-        return f"{trust_domain}/{parts[1]}/{parts[3]}"
-    return f"{trust_domain}/{path}"
-
-
-def size(number: float) -> str:
-    """Bytes in binary units."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
-
-
-def when(seconds: int) -> str:
-    """UNIX time as local time, or "-"."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "-"
 
 
 def labels(held: Mapping[str, str]) -> str:

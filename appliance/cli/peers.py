@@ -6,8 +6,9 @@ import sys
 
 import click
 
+from appliance.api.text import when
 from appliance.cli.context import Context
-from appliance.cli.output import console, format_option, plain, show_data, show_list, when
+from appliance.cli.output import console, format_option, plain, show_data, show_list
 from appliance.errors import InvalidInput
 
 

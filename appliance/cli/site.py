@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
+from appliance.api.text import size, when
 from appliance.cli.context import Context
-from appliance.cli.output import console, format_option, plain, show_data, show_list, size, when
+from appliance.cli.output import console, format_option, plain, show_data, show_list
 from appliance.errors import ApplianceError
 from appliance.paths import SITE_FILE
 
