@@ -50,6 +50,7 @@ void snapshot_ref(const struct dp_snapshot *snap);
 void snapshot_unref(const struct dp_snapshot *snap); /* accepts NULL */
 uint32_t snapshot_alive(void);                    /* not yet freed, in this process */
 
+bool snapshot_is_sealed(const struct dp_snapshot *snap);
 uint64_t snapshot_version(const struct dp_snapshot *snap);
 const char *snapshot_trust_domain(const struct dp_snapshot *snap);
 bool snapshot_is_own_address(const struct dp_snapshot *snap, const uint8_t *addr);
