@@ -26,13 +26,13 @@ class _Part(BaseModel):
 
 
 class Ports(_Part):
-    transparent: int = Field(15001, ge=1, le=65535)
-    mesh: int = Field(15008, ge=1, le=65535)
-    peering: int = Field(15010, ge=1, le=65535)
-    admin: int = Field(15011, ge=0, le=65535, description="admin API by mTLS; 0 = off")
-    enrol: int = Field(15012, ge=1, le=65535)
-    metrics: int = Field(15090, ge=0, le=65535, description="Prometheus; 0 = off")
-    dns: int = Field(53, ge=1, le=65535)
+    transparent: int = Field(default=15001, ge=1, le=65535)
+    mesh: int = Field(default=15008, ge=1, le=65535)
+    peering: int = Field(default=15010, ge=1, le=65535)
+    admin: int = Field(default=15011, ge=0, le=65535, description="admin API by mTLS; 0 = off")
+    enrol: int = Field(default=15012, ge=1, le=65535)
+    metrics: int = Field(default=15090, ge=0, le=65535, description="Prometheus; 0 = off")
+    dns: int = Field(default=53, ge=1, le=65535)
 
 
 class Users(_Part):
@@ -65,13 +65,13 @@ class Mesh(_Part):
 
 
 class DataplaneSettings(_Part):
-    workers: int = Field(0, ge=0, le=64, description="0 = one a processor")
-    streams_max: int = Field(65_536, ge=16, le=4_000_000, description="a worker")
-    drain_seconds: int = Field(600, ge=0, le=86_400)
+    workers: int = Field(default=0, ge=0, le=64, description="0 = one a processor")
+    streams_max: int = Field(default=65_536, ge=16, le=4_000_000, description="a worker")
+    drain_seconds: int = Field(default=600, ge=0, le=86_400)
 
 
 class PeerSettings(_Part):
-    stale_seconds: int = Field(300, ge=1, le=86_400, description="then imports are withdrawn")
+    stale_seconds: int = Field(default=300, ge=1, le=86_400, description="then imports are withdrawn")
 
 
 class SiteSpec(_Part):
@@ -85,7 +85,7 @@ class SiteSpec(_Part):
     users: Users = Users()
     dataplane: DataplaneSettings = DataplaneSettings()
     peers: PeerSettings = PeerSettings()
-    zone: str = Field("mesh", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
+    zone: str = Field(default="mesh", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
 
 
 class Metadata(_Part):

@@ -139,5 +139,6 @@ class Registry:
     bundle_pem: str = field(default="", repr=False)  # the site's own CA certificates
     vips: Mapping[str, tuple[Address, ...]] = field(default_factory=lambda: MappingProxyType({}))
     sets: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    unhealthy: frozenset[tuple[str, Address]] = frozenset()  # service key, document's endpoint
     denied_serials: tuple[tuple[str, str], ...] = ()  # trust domain, hex serial
     denied_ids: tuple[str, ...] = ()
