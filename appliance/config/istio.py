@@ -6,10 +6,12 @@ of `field` say where this mesh differs or refuses.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from appliance.config.condition import FIELDS, key_problem, pattern_problem, value_problem
 from appliance.config.field import (
     ITEMS_MAX,
     Account,
@@ -30,12 +32,35 @@ from appliance.config.field import (
     one_of,
     unsupported,
 )
+from dataplane.snapshot import Field as Field_
 
 T = TypeVar("T", bound=Spec)
 _HTTP = "HTTP is not looked into in this version"
 _TARGET = "there are no Gateways to target in this version: use selector"
 HttpTexts = Annotated[tuple[Text, ...], Field(min_length=1, max_length=ITEMS_MAX)]
-Texts = HttpTexts
+
+
+def _checked(problem: Callable[[str], str | None]) -> AfterValidator:
+    def check(text: str) -> str:
+        if (why := problem(text)) is not None:
+            raise ValueError(why)
+        return text
+
+    return AfterValidator(check)
+
+
+def _account_problem(text: str) -> str | None:
+    return value_problem(Field_.SERVICE_ACCOUNT, text) or pattern_problem(text)
+
+
+Patterns = Annotated[
+    tuple[Annotated[Text, _checked(pattern_problem)], ...],
+    Field(min_length=1, max_length=ITEMS_MAX),
+]
+Accounts = Annotated[
+    tuple[Annotated[Text, _checked(_account_problem)], ...],
+    Field(min_length=1, max_length=ITEMS_MAX),
+]
 Networks = Annotated[tuple[Network, ...], Field(min_length=1, max_length=ITEMS_MAX)]
 Ports = Annotated[tuple[PortText, ...], Field(min_length=1, max_length=ITEMS_MAX)]
 ExportTo = Annotated[
@@ -64,16 +89,16 @@ class PeerAuthentication(Spec):
 
 
 class Source(Spec):
-    principals: Texts | None = None
-    not_principals: Texts | None = None
+    principals: Patterns | None = None
+    not_principals: Patterns | None = None
     request_principals: HttpTexts | None = None
     not_request_principals: HttpTexts | None = None
-    namespaces: Texts | None = None
-    not_namespaces: Texts | None = None
-    service_accounts: Texts | None = None
-    not_service_accounts: Texts | None = None
-    trust_domains: Texts | None = None
-    not_trust_domains: Texts | None = None
+    namespaces: Patterns | None = None
+    not_namespaces: Patterns | None = None
+    service_accounts: Accounts | None = None
+    not_service_accounts: Accounts | None = None
+    trust_domains: Patterns | None = None
+    not_trust_domains: Patterns | None = None
     ip_blocks: Networks | None = None
     not_ip_blocks: Networks | None = None
     remote_ip_blocks: Networks | None = None
@@ -108,14 +133,18 @@ class To(Spec):
 
 
 class Condition(Spec):
-    key: Text
-    values: Texts | None = None
-    not_values: Texts | None = None
+    key: Annotated[Text, _checked(key_problem)]
+    values: HttpTexts | None = None
+    not_values: HttpTexts | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Condition:
         if not (self.values or self.not_values):
             raise ValueError("a condition needs values or notValues")
+        field = FIELDS.get(self.key)
+        for text in (*(self.values or ()), *(self.not_values or ())):
+            if field is not None and (why := value_problem(field, text)) is not None:
+                raise ValueError(f"{text[:80]!r}: {why}")
         return self
 
 

@@ -1,0 +1,201 @@
+"""AuthorizationPolicy to the data plane's rules. Pure.
+
+Everything is TCP here, so HTTP fields follow what Istio says of TCP: an ALLOW rule that has one
+never matches; a DENY rule is taken without it, and so denies more. `verify` says so.
+https://istio.io/latest/docs/reference/config/security/authorization-policy/
+Ports are the service's. Trust domains: `cluster.local`, the site's and its aliases are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from appliance.compile.services import ServiceView, selects
+from appliance.config import istio
+from appliance.config.condition import FIELDS, GRADES, network
+from appliance.config.model import ROOT_NAMESPACE, Document, Model
+from appliance.identity import CLUSTER_LOCAL
+from appliance.site import Site
+from dataplane.snapshot import Action, Field, Match, MatchOp, Network, Part, Policy
+
+AuthorizationPolicy = Document[istio.AuthorizationPolicy]
+
+HTTP_FIELDS = ("hosts", "not_hosts", "methods", "not_methods", "paths", "not_paths",
+               "request_principals", "not_request_principals")  # fmt: skip
+
+
+def selector(doc: AuthorizationPolicy) -> dict[str, str]:
+    return doc.spec.selector.match_labels if doc.spec.selector else {}
+
+
+class Authorization:
+    """All AuthorizationPolicies, ready to be attached."""
+
+    def __init__(self, model: Model, site: Site) -> None:
+        own = site.trust_domain
+        self.domains = tuple(dict.fromkeys((own, *site.spec.trust_domain_aliases)))
+        self.by_namespace: dict[str, list[AuthorizationPolicy]] = {}
+        for doc in model.of(istio.AuthorizationPolicy):
+            self.by_namespace.setdefault(doc.namespace, []).append(doc)
+        self.used: dict[str, Policy] = {}
+
+    def attach(self, view: ServiceView) -> tuple[str, ...]:
+        """Names of the policies that hold for a service, DENY first; they count as used."""
+        found = [
+            doc
+            for namespace in dict.fromkeys((ROOT_NAMESPACE, view.namespace))
+            for doc in self.by_namespace.get(namespace, ())
+            if applies(doc, view)
+        ]
+        found.sort(key=lambda doc: doc.spec.action != "DENY")
+        for doc in found:
+            if str(doc) not in self.used:
+                self.used[str(doc)] = policy(doc, self.domains)
+        return tuple(str(doc) for doc in found)
+
+    def policies(self) -> tuple[Policy, ...]:
+        return tuple(self.used[name] for name in sorted(self.used))
+
+
+def applies(doc: AuthorizationPolicy, view: ServiceView) -> bool:
+    """A selector that fits some of a service's workloads holds for the service."""
+    wanted = selector(doc)
+    return not wanted or any(selects(wanted, labels) for labels in view.label_sets())
+
+
+def policy(doc: AuthorizationPolicy, domains: Sequence[str]) -> Policy:
+    action = Action.DENY if doc.spec.action == "DENY" else Action.ALLOW
+    compiler = _Compiler(doc.namespace, tuple(domains), action)
+    compiled = (compiler.rule(rule) for rule in doc.spec.rules)
+    return Policy(str(doc), action, tuple(rule for rule in compiled if rule is not None))
+
+
+class _HttpOnly(Exception):
+    """A field that TCP does not have, in a rule that allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiler:
+    namespace: str
+    domains: tuple[str, ...]
+    action: Action
+
+    def rule(self, rule: istio.Rule) -> tuple[Match, ...] | None:
+        """None = never matches."""
+        sources = [entry.source for entry in rule.sources or ()]
+        operations = [entry.operation for entry in rule.to or ()]
+        try:
+            return (
+                *self._part(Part.FROM, [self._source(source) for source in sources]),
+                *self._part(Part.TO, [self._operation(operation) for operation in operations]),
+                *self._when(rule.when or ()),
+            )
+        except _HttpOnly:
+            return None
+
+    def _part(self, part: Part, entries: list[list[Match]]) -> Iterator[Match]:
+        """Any entry matches; one with nothing left matches all, and so does its part."""
+        if all(entries):
+            for number, matches in enumerate(entries):
+                for match in matches:
+                    yield _placed(match, part, number)
+
+    def _source(self, source: istio.Source) -> list[Match]:
+        self._refuse_http(source)
+        return [
+            *self._texts(Field.PRINCIPAL, source.principals, source.not_principals),
+            *self._texts(Field.NAMESPACE, source.namespaces, source.not_namespaces),
+            *self._texts(
+                Field.SERVICE_ACCOUNT, source.service_accounts, source.not_service_accounts
+            ),
+            *self._texts(Field.TRUST_DOMAIN, source.trust_domains, source.not_trust_domains),
+            *_networks(Field.IP, source.ip_blocks, source.not_ip_blocks),
+            *_networks(Field.REMOTE_IP, source.remote_ip_blocks, source.not_remote_ip_blocks),
+        ]
+
+    def _operation(self, operation: istio.Operation) -> list[Match]:
+        self._refuse_http(operation)
+        return [
+            Match(Part.TO, 0, Field.PORT, negated=negated, port=port)
+            for negated, ports in ((False, operation.ports), (True, operation.not_ports))
+            for port in ports or ()
+        ]
+
+    def _when(self, conditions: Sequence[istio.Condition]) -> Iterator[Match]:
+        entry = 0
+        for condition in conditions:
+            field = FIELDS.get(condition.key)
+            if field is None:  # HTTP's; no other loads
+                self._refuse_if_allow()
+                continue
+            for match in self._texts(field, condition.values, condition.not_values):
+                yield _placed(match, Part.WHEN, entry)
+            entry += 1
+
+    def _texts(
+        self, field: Field, values: Iterable[str] | None, not_values: Iterable[str] | None
+    ) -> Iterator[Match]:
+        make = self._maker(field)
+        for negated, texts in ((False, values), (True, not_values)):
+            for text in texts or ():
+                yield from make(text, negated)
+
+    def _maker(self, field: Field) -> Callable[[str, bool], Iterator[Match]]:
+        def one(text: str, negated: bool) -> Iterator[Match]:
+            if field in (Field.IP, Field.REMOTE_IP):
+                yield Match(Part.FROM, 0, field, negated=negated, network=network(text))
+            elif field is Field.PORT:
+                yield Match(Part.FROM, 0, field, negated=negated, port=int(text))
+            elif field is Field.GRADE:
+                yield Match(Part.FROM, 0, field, negated=negated, number=int(GRADES[text]))
+            else:
+                for spelled in self._spellings(field, text):
+                    op, rest = _pattern(spelled)
+                    yield Match(Part.FROM, 0, field, op, negated, rest)
+
+        return one
+
+    def _spellings(self, field: Field, text: str) -> Iterable[str]:
+        if field is Field.SERVICE_ACCOUNT and "/" not in text:
+            return (f"{self.namespace}/{text}",)
+        domain, slash, path = text.partition("/")
+        own = domain in (*self.domains, CLUSTER_LOCAL)
+        if field is Field.PRINCIPAL and slash and own:
+            return tuple(f"{name}/{path}" for name in self.domains)
+        if field is Field.TRUST_DOMAIN and own:
+            return self.domains
+        return (text,)
+
+    def _refuse_http(self, part: istio.Source | istio.Operation) -> None:
+        if any(getattr(part, name, None) is not None for name in HTTP_FIELDS):
+            self._refuse_if_allow()
+
+    def _refuse_if_allow(self) -> None:
+        if self.action is Action.ALLOW:
+            raise _HttpOnly
+
+
+def _pattern(text: str) -> tuple[MatchOp, str]:
+    if text == "*":
+        return MatchOp.PRESENT, ""
+    if text.startswith("*"):
+        return MatchOp.SUFFIX, text[1:]
+    if text.endswith("*"):
+        return MatchOp.PREFIX, text[:-1]
+    return MatchOp.EXACT, text
+
+
+def _placed(match: Match, part: Part, entry: int) -> Match:
+    return Match(
+        part, entry, match.field, match.op, match.negated, match.text, match.network,
+        match.port, match.number,
+    )  # fmt: skip
+
+
+def _networks(
+    field: Field, blocks: Iterable[Network] | None, not_blocks: Iterable[Network] | None
+) -> Iterator[Match]:
+    for negated, networks in ((False, blocks), (True, not_blocks)):
+        for block in networks or ():
+            yield Match(Part.FROM, 0, field, negated=negated, network=block)

@@ -1,0 +1,288 @@
+"""Puts a snapshot together from services, hosts, policies and endpoint sets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from appliance.compile import traffic
+from appliance.compile.authn import Authentication, Demand
+from appliance.compile.authz import Authorization
+from appliance.compile.hosts import host_grade, host_id, hosts, leaf_key, sources
+from appliance.compile.services import ServiceView, aliases, services
+from appliance.compile.sets import (
+    SetKey,
+    Sets,
+    is_reachable,
+    parse_key,
+    server_name,
+    set_keys,
+    subsets,
+)
+from appliance.config.model import Model
+from appliance.errors import InvalidInput, LimitReached
+from appliance.identity import parse
+from appliance.registry.model import Host, HostState, ImportedService, Registry
+from appliance.site import Site
+from dataplane.snapshot import (
+    Address,
+    Bundle,
+    Denied,
+    EndpointSet,
+    Grade,
+    Inbound,
+    Leaf,
+    Name,
+    Service,
+    Snapshot,
+    SourceAddress,
+)
+
+_SOURCE_ADDRESS = {
+    "appliance": SourceAddress.APPLIANCE,
+    "transparent": SourceAddress.TRANSPARENT,
+    "proxy": SourceAddress.PROXY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Allocations:
+    """What the store has to have ready, by key."""
+
+    vip_keys: tuple[str, ...]  # services that need virtual addresses
+    set_keys: tuple[str, ...]
+    reserved: tuple[Address, ...] = ()  # asked for by documents: not to be given away
+
+
+@dataclass(frozen=True, slots=True)
+class LeafNeed:
+    """`key` is what the leaf must be handed to compile under."""
+
+    key: str
+    spiffe_id: str
+    grade: Grade | None  # None = the appliance's own
+
+
+def allocations(model: Model, registry: Registry, site: Site) -> Allocations:
+    views = services(model, registry, site)
+    rules = _rules(model, site)
+    return Allocations(
+        vip_keys=tuple(view.key for view in views if not view.addresses),
+        set_keys=tuple(
+            str(key)
+            for view in views
+            for key in set_keys(view, rules.get(view.key), site.trust_domain)
+        ),
+        reserved=tuple(sorted({a for view in views for a in view.addresses}, key=_address_order)),
+    )
+
+
+def leaf_needs(model: Model, registry: Registry, site: Site) -> tuple[LeafNeed, ...]:
+    """By key. The appliance's own comes with them."""
+    all_hosts = hosts(model, registry)
+    by_name = {host.name: host for host in all_hosts}
+    denied = frozenset(registry.denied_ids)
+    needs = {leaf_key(site.appliance_id, None): LeafNeed(
+        leaf_key(site.appliance_id, None), site.appliance_id, None)}  # fmt: skip
+    pairs: list[tuple[str | None, Grade]] = [
+        (host_id(host, site.trust_domain), host_grade(host))
+        for host in all_hosts
+        if host.state is HostState.ACTIVE
+    ]
+    pairs += [
+        (view.spiffe_id(site.trust_domain), _weakest(view, by_name))
+        for view in services(model, registry, site)
+        if view.is_local
+    ]
+    for spiffe_id, grade in pairs:
+        if spiffe_id is not None and spiffe_id not in denied:
+            key = leaf_key(spiffe_id, grade)
+            needs[key] = LeafNeed(key, spiffe_id, grade)
+    return tuple(needs[key] for key in sorted(needs))
+
+
+def compile(
+    model: Model, registry: Registry, site: Site, leaves: Mapping[str, Leaf], version: int
+) -> Snapshot:
+    """Raises LimitReached when a set has no id; see `allocations`."""
+    all_hosts = hosts(model, registry)
+    views = services(model, registry, site)
+    build = _Build(model, registry, site, leaves, all_hosts)
+    for view in views:
+        build.add(view)
+    appliance = leaf_key(site.appliance_id, None)
+    bound = sources(all_hosts, site.trust_domain, build.leaves)
+    used = {host.leaf for host in bound} | {service.leaf for service in build.services}
+    used.add(appliance)
+    return Snapshot(
+        version=version,
+        trust_domain=site.trust_domain,
+        zones=site.zones,
+        own_addresses=tuple(dict.fromkeys((*site.spec.hosts.addresses, *site.spec.mesh.addresses))),
+        appliance_leaf=appliance if appliance in build.leaves else None,
+        bundles=tuple(_bundles(registry, site)),
+        leaves=tuple(build.leaves[key] for key in sorted(build.leaves) if key in used),
+        hosts=bound,
+        services=tuple(build.services),
+        inbound=tuple(build.inbound),
+        sets=tuple(build.sets),
+        policies=build.authorization.policies(),
+        names=tuple(build.names),
+        denied=tuple(_denied(registry)),
+    )
+
+
+def endpoint_set(model: Model, registry: Registry, site: Site, set_key: str) -> EndpointSet:
+    """One set alone, for a change of its endpoints. Raises InvalidInput when there is none."""
+    key = parse_key(set_key)
+    found = services(model, registry, site, only=key.service)
+    rule = _rules(model, site).get(key.service)
+    if not found or key not in set_keys(found[0], rule, site.trust_domain):
+        raise InvalidInput(f"there is no endpoint set {set_key}: the service or its port is gone")
+    return Sets(site, hosts(model, registry)).build(found[0], key, _set_id(registry, key), rule)
+
+
+def set_keys_of(model: Model, registry: Registry, site: Site, service: str) -> tuple[str, ...]:
+    """Keys of all sets of one service, given its key."""
+    rule = _rules(model, site).get(service)
+    return tuple(
+        str(key)
+        for view in services(model, registry, site, only=service)
+        for key in set_keys(view, rule, site.trust_domain)
+    )
+
+
+def exports(model: Model, registry: Registry, site: Site) -> tuple[ImportedService, ...]:
+    """What peers are told: never what other peers told us."""
+    rules = _rules(model, site)
+    found: list[ImportedService] = []
+    for view in services(model, registry, site):
+        spiffe_id = view.spiffe_id(site.trust_domain)
+        ports = tuple(port for port in view.ports if is_reachable(view, port))
+        if spiffe_id is not None and ports:
+            names = tuple(subset.name for subset in subsets(rules.get(view.key)))
+            healthy = any(endpoint.healthy for endpoint in view.endpoints)
+            found.append(
+                ImportedService(view.name, view.namespace, ports, (spiffe_id,), names, healthy)
+            )
+    return tuple(found)
+
+
+class _Build:
+    """What a snapshot is collected in, service by service."""
+
+    def __init__(
+        self,
+        model: Model,
+        registry: Registry,
+        site: Site,
+        leaves: Mapping[str, Leaf],
+        all_hosts: tuple[Host, ...],
+    ) -> None:
+        self.registry, self.site = registry, site
+        denied = frozenset(registry.denied_ids)
+        self.leaves = {k: leaf for k, leaf in leaves.items() if leaf.spiffe_id not in denied}
+        self.builder = Sets(site, all_hosts)
+        self.rules = _rules(model, site)
+        self.authentication = Authentication(model)
+        self.authorization = Authorization(model, site)
+        self.services: list[Service] = []
+        self.inbound: list[Inbound] = []
+        self.sets: list[EndpointSet] = []
+        self.names: list[Name] = []
+
+    def add(self, view: ServiceView) -> None:
+        rule = self.rules.get(view.key)
+        trust_domain = self.site.trust_domain
+        ids: dict[SetKey, int] = {}
+        local = {port.number: self.builder.local(view, port) for port in view.ports}
+        for key in set_keys(view, rule, trust_domain):
+            ids[key] = _set_id(self.registry, key)
+            self.sets.append(
+                self.builder.with_endpoints(view, key, ids[key], rule, local[key.port])
+            )
+            if key.inbound:
+                name = server_name(view, key.port, key.subset, trust_domain) or ""
+                self.inbound.append(Inbound(name, view.key, key.port, ids[key]))
+        self._services(view, rule, ids)
+        if view.vips:
+            self.names += [Name(n, view.vips) for n in view.mesh_names(self.site.spec.zone)]
+
+    def _services(
+        self, view: ServiceView, rule: traffic.Rule | None, ids: Mapping[SetKey, int]
+    ) -> None:
+        """A service that only peers offer is judged by them."""
+        leaf = self._leaf(view)
+        policies = self.authorization.attach(view) if view.is_local else ()
+        demands = self.authentication.demands(view) if view.is_local else {}
+        source = _SOURCE_ADDRESS[view.source_address]
+        if traffic.sends_proxy(rule):
+            source = SourceAddress.PROXY
+        for port in view.ports:
+            settings = traffic.settings(rule, port.number)
+            demand = demands.get(port.number, Demand())
+            service = Service(
+                name=view.key,
+                namespace=view.namespace,
+                port=port.number,
+                vips=view.vips,
+                outbound_set=ids[SetKey(view.key, port.number)],
+                leaf=leaf,
+                mtls=demand.mode,
+                grade_min=demand.grade,
+                source_address=source,
+                policies=policies,
+                connect_timeout_ms=settings.connect_timeout_ms,
+                idle_timeout_ms=settings.idle_timeout_ms,
+                duration_max_ms=settings.duration_max_ms,
+            )
+            self.services.append(service)
+
+    def _leaf(self, view: ServiceView) -> str | None:
+        spiffe_id = view.spiffe_id(self.site.trust_domain) if view.is_local else None
+        if spiffe_id is None:
+            return None
+        key = leaf_key(spiffe_id, _weakest(view, self.builder.hosts))
+        return key if key in self.leaves else None
+
+
+def _rules(model: Model, site: Site) -> Mapping[str, traffic.Rule]:
+    return traffic.rules(model, aliases(model, site.spec.zone), site.spec.zone)
+
+
+def _set_id(registry: Registry, key: SetKey) -> int:
+    number = registry.sets.get(str(key))
+    if number is None:
+        raise LimitReached(f"the endpoint set {key} has no id: allocate one before compiling")
+    return number
+
+
+def _weakest(view: ServiceView, by_name: Mapping[str, Host]) -> Grade:
+    """The grade of the weakest host behind a service; of what is no host, l3."""
+    known = (by_name.get(endpoint.host) for endpoint in view.endpoints)
+    return min((host_grade(host) if host else Grade.L3 for host in known), default=Grade.L3)
+
+
+def _bundles(registry: Registry, site: Site) -> Iterator[Bundle]:
+    """One a trust domain; a peer cannot stand for ours."""
+    pairs = [(site.trust_domain, registry.bundle_pem)]
+    pairs += [(peer.trust_domain, peer.bundle_pem) for peer in registry.peers]
+    seen: set[str] = set()
+    for trust_domain, certs_pem in pairs:
+        if certs_pem and trust_domain not in seen:
+            yield Bundle(trust_domain, certs_pem)
+        seen.add(trust_domain)
+
+
+def _denied(registry: Registry) -> Iterator[Denied]:
+    for trust_domain, serial in registry.denied_serials:
+        yield Denied(trust_domain, serial=serial)
+    for spiffe_id in registry.denied_ids:
+        try:
+            yield Denied(parse(spiffe_id).trust_domain, spiffe_id=spiffe_id)
+        except InvalidInput:  # nobody can have it
+            continue
+
+
+def _address_order(address: Address) -> tuple[int, int]:
+    return address.version, int(address)

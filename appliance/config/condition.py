@@ -1,0 +1,67 @@
+"""What an AuthorizationPolicy can ask of a connection: keys of `when`, patterns of text. Pure.
+
+https://istio.io/latest/docs/reference/config/security/conditions/
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from dataplane.snapshot import Field, Grade, Network
+
+GRADES = {"l3": Grade.L3, "l2": Grade.L2, "port": Grade.PORT, "key": Grade.KEY}
+PORT_KEY = "destination.port"
+FIELDS = {
+    "source.ip": Field.IP,
+    "remote.ip": Field.REMOTE_IP,
+    "source.namespace": Field.NAMESPACE,
+    "source.principal": Field.PRINCIPAL,
+    "source.serviceAccount": Field.SERVICE_ACCOUNT,
+    "connection.sni": Field.SNI,
+    PORT_KEY: Field.PORT,
+    "sluice.grade": Field.GRADE,  # at least this grade
+}
+_HTTP = ("request.headers[", "request.auth.", "request.host", "request.path", "request.method")
+_LATER = {"destination.ip": "endpoints' addresses are not matched in this version: use ports or a "
+          "selector"}  # fmt: skip
+
+
+def is_http(key: str) -> bool:
+    return key.startswith(_HTTP)
+
+
+def key_problem(key: str) -> str | None:
+    if key in FIELDS or is_http(key):
+        return None
+    return _LATER.get(key) or f"unknown key: write one of {', '.join(FIELDS)}"
+
+
+def value_problem(field: Field, text: str) -> str | None:
+    """What is wrong with a value of a field, or None."""
+    if field in (Field.IP, Field.REMOTE_IP):
+        return None if network(text) else "write an address or a block such as 203.0.113.0/24"
+    if field is Field.PORT:
+        good = text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65535
+        return None if good else "write a port, 1 to 65535"
+    if field is Field.GRADE:
+        return None if text in GRADES else "write l3, l2, port or key"
+    if field is Field.SERVICE_ACCOUNT:
+        return "wildcards are not for service accounts: use principals" if "*" in text else None
+    return pattern_problem(text)
+
+
+def pattern_problem(text: str) -> str | None:
+    if not text:
+        return "empty: write a value"
+    if "*" in text[1:-1] or (len(text) > 1 and text[0] == "*" == text[-1]):
+        return "a * stands at the start or at the end"
+    if text.startswith("spiffe://"):
+        return "write it without spiffe://"
+    return None
+
+
+def network(text: str) -> Network | None:
+    try:
+        return ip_network(text, strict=False) if "%" not in text else None
+    except ValueError:
+        return None
