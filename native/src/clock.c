@@ -5,6 +5,7 @@
 
 static atomic_bool frozen;
 static atomic_uint_fast64_t frozen_monotonic_ns, frozen_real_ns;
+static atomic_int_fast64_t shift_real_ns;
 
 static uint64_t read_ns(clockid_t id, atomic_uint_fast64_t *frozen_ns)
 {
@@ -28,7 +29,8 @@ int64_t clock_ms(void)
 
 uint64_t clock_real_ns(void)
 {
-    return read_ns(CLOCK_REALTIME, &frozen_real_ns);
+    return read_ns(CLOCK_REALTIME, &frozen_real_ns) +
+           (uint64_t)atomic_load_explicit(&shift_real_ns, memory_order_relaxed);
 }
 
 int64_t clock_real_s(void)
@@ -50,7 +52,13 @@ void clock_test_advance(uint64_t ns)
     atomic_fetch_add_explicit(&frozen_real_ns, ns, memory_order_relaxed);
 }
 
+void clock_test_shift_real(int64_t ns)
+{
+    atomic_store_explicit(&shift_real_ns, ns, memory_order_relaxed);
+}
+
 void clock_test_reset(void)
 {
+    clock_test_shift_real(0);
     atomic_store_explicit(&frozen, false, memory_order_release);
 }
