@@ -16,42 +16,6 @@ struct subject {                 /* what the fields of matches are compared with
     struct spiffe_id id;         /* all NULL when unidentified */
 };
 
-int policy_match_check(const dp_match *match)
-{
-    if (match->part > DP_PART_WHEN || match->field > DP_FIELD_SNI ||
-        match->op > DP_MATCH_PRESENT || match->negated > 1)
-        return -EINVAL;
-    switch (match->field) {
-    case DP_FIELD_IP:
-    case DP_FIELD_REMOTE_IP:
-        return match->op == DP_MATCH_EXACT && match->prefix_len <= 128 ? 0 : -EINVAL;
-    case DP_FIELD_PORT:
-        return match->op == DP_MATCH_EXACT && match->port > 0 ? 0 : -EINVAL;
-    case DP_FIELD_GRADE:
-        return match->op == DP_MATCH_EXACT && match->number <= DP_GRADE_KEY ? 0 : -EINVAL;
-    default: /* a prefix or suffix of nothing would match all; PRESENT says that */
-        return match->op == DP_MATCH_PRESENT || (match->text != NULL && match->text[0] != '\0')
-                   ? 0
-                   : -EINVAL;
-    }
-}
-
-int policy_match_compare(const void *a, const void *b)
-{
-    const struct policy_match *x = a, *y = b;
-#define BY(member) \
-    if (x->member != y->member) \
-        return x->member < y->member ? -1 : 1
-    BY(policy);
-    BY(rule);
-    BY(part);
-    BY(entry);
-    BY(field);
-    BY(negated);
-#undef BY
-    return 0;
-}
-
 static bool text_matches(const struct policy_match *match, const char *text, size_t len)
 {
     if (text == NULL || len == 0)

@@ -8,7 +8,6 @@
 
 #include "arena.h"
 #include "endpoints.h"
-#include "policy.h"
 #include "sni.h"
 #include "spiffe.h"
 #include "table.h"
@@ -418,13 +417,33 @@ int dp_snapshot_add_rule(dp_snapshot *snap, uint32_t policy, uint32_t *ret_rule)
     return 0;
 }
 
+static int check_match(const dp_match *match)
+{
+    if (match->part > DP_PART_WHEN || match->field > DP_FIELD_SNI ||
+        match->op > DP_MATCH_PRESENT || match->negated > 1)
+        return -EINVAL;
+    switch (match->field) {
+    case DP_FIELD_IP:
+    case DP_FIELD_REMOTE_IP:
+        return match->op == DP_MATCH_EXACT && match->prefix_len <= 128 ? 0 : -EINVAL;
+    case DP_FIELD_PORT:
+        return match->op == DP_MATCH_EXACT && match->port > 0 ? 0 : -EINVAL;
+    case DP_FIELD_GRADE:
+        return match->op == DP_MATCH_EXACT && match->number <= DP_GRADE_KEY ? 0 : -EINVAL;
+    default: /* a prefix or suffix of nothing would match all; PRESENT says that */
+        return match->op == DP_MATCH_PRESENT || (match->text != NULL && match->text[0] != '\0')
+                   ? 0
+                   : -EINVAL;
+    }
+}
+
 int dp_snapshot_add_match(dp_snapshot *snap, uint32_t policy, uint32_t rule, const dp_match *match)
 {
     if (snap->sealed)
         return -EPERM;
     if (policy >= snap->policies.count || rule >= snap->policies.items[policy].rule_count)
         return -EINVAL;
-    int r = policy_match_check(match);
+    int r = check_match(match);
     char *text = "";
     if (r == 0 && match->text != NULL && match->text[0] != '\0')
         r = arena_text(&snap->arena, match->text, DP_ID_MAX, &text);
@@ -555,12 +574,29 @@ static int check_references(const struct dp_snapshot *snap, char *ret_detail, si
     return check_sets(snap, ret_detail, len);
 }
 
+/* By policy, rule, part, entry, field, positive before negated: so an entry's fields lie together. */
+static int compare_matches(const void *a, const void *b)
+{
+    const struct policy_match *x = a, *y = b;
+#define BY(member) \
+    if (x->member != y->member) \
+        return x->member < y->member ? -1 : 1
+    BY(policy);
+    BY(rule);
+    BY(part);
+    BY(entry);
+    BY(field);
+    BY(negated);
+#undef BY
+    return 0;
+}
+
 /* Puts the rules in the order of policies, and gives each its stretch of the sorted matches. */
 static void link_rules(struct dp_snapshot *snap)
 {
     if (snap->matches.count > 1)
         qsort(snap->matches.items, snap->matches.count, sizeof(*snap->matches.items),
-              policy_match_compare);
+              compare_matches);
     uint32_t rule_at = 0, match_at = 0;
     for (uint32_t p = 0; p < snap->policies.count; p++) {
         struct policy *policy = &snap->policies.items[p];

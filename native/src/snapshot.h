@@ -7,8 +7,6 @@
 
 #include "base.h"
 
-struct policy;
-
 struct dp_leaf {                 /* counted; immutable */
     atomic_uint refs;
     char id[DP_ID_MAX + 1];
@@ -25,6 +23,28 @@ struct dp_bundle {               /* counted; immutable */
     char trust_domain[DP_ID_MAX + 1];
     X509_STORE *store;           /* owned */
     uint8_t fingerprint[32];     /* SHA-256 over the sorted certificates: its generation */
+};
+
+struct policy_match {            /* one value of one field of one entry */
+    uint32_t policy, rule;       /* indexes: of the policy; of the rule in its policy */
+    uint8_t part, field, op, negated;
+    uint16_t entry, port;
+    uint8_t addr[16];
+    uint8_t prefix_len, number;
+    uint32_t text_len;
+    const char *text;            /* borrowed from the snapshot; "" when the field has none */
+};
+
+struct policy_rule {             /* matches are sorted by part, entry, field, negated */
+    const struct policy_match *matches; /* borrowed from the snapshot */
+    uint32_t count;
+};
+
+struct policy {
+    const char *name;            /* borrowed from the snapshot */
+    uint8_t action;
+    const struct policy_rule *rules; /* borrowed from the snapshot */
+    uint32_t rule_count;
 };
 
 struct service {
