@@ -126,6 +126,7 @@ class Peer:
     state: PeerState = PeerState.CONNECTING
     last_seen: int = 0
     imports: tuple[ImportedService, ...] = ()
+    appliance: str = ""  # the box's name: its leaf has the DNS name <appliance>.sluice.<td>
 
 
 @dataclass(frozen=True, slots=True)
