@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from appliance.compile.services import ServiceView, selects
+from appliance.compile.services import LabelSets, ServiceView, selects
 from appliance.config import istio
 from appliance.config.condition import GRADES
 from appliance.config.model import ROOT_NAMESPACE, Document, Model
@@ -49,7 +49,7 @@ class Authentication:
             else:
                 self.wide.setdefault(doc.namespace, doc)
 
-    def demands(self, view: ServiceView) -> dict[int, Demand]:
+    def demands(self, view: ServiceView, label_sets: LabelSets) -> dict[int, Demand]:
         """By port of the service."""
         parent = Demand()
         for namespace in dict.fromkeys((ROOT_NAMESPACE, view.namespace)):
@@ -59,7 +59,6 @@ class Authentication:
         candidates = self.narrow.get(view.namespace)
         if not candidates:
             return dict.fromkeys(numbers, parent)
-        label_sets = view.label_sets()
         for doc in candidates:
             matches = [selects(selector(doc), labels) for labels in label_sets]
             if any(matches):

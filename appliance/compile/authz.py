@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from appliance.compile.services import ServiceView, selects
+from appliance.compile.services import LabelSets, ServiceView, selects
 from appliance.config import istio
 from appliance.config.condition import FIELDS, GRADES, network
 from appliance.config.model import ROOT_NAMESPACE, Document, Model
@@ -35,19 +35,26 @@ class Authorization:
     def __init__(self, model: Model, site: Site) -> None:
         own = site.trust_domain
         self.domains = tuple(dict.fromkeys((own, *site.spec.trust_domain_aliases)))
-        self.by_namespace: dict[str, list[AuthorizationPolicy]] = {}
+        self.wide: dict[str, list[AuthorizationPolicy]] = {}
+        # By one of the selector's labels, so that few are looked at for a service.
+        self.narrow: dict[tuple[str, str, str], list[AuthorizationPolicy]] = {}
         for doc in model.of(istio.AuthorizationPolicy):
-            self.by_namespace.setdefault(doc.namespace, []).append(doc)
+            if wanted := selector(doc):
+                first = min(wanted.items())
+                self.narrow.setdefault((doc.namespace, *first), []).append(doc)
+            else:
+                self.wide.setdefault(doc.namespace, []).append(doc)
         self.used: dict[str, Policy] = {}
 
-    def attach(self, view: ServiceView) -> tuple[str, ...]:
+    def attach(self, view: ServiceView, label_sets: LabelSets) -> tuple[str, ...]:
         """Names of the policies that hold for a service, DENY first; they count as used."""
-        found = [
-            doc
-            for namespace in dict.fromkeys((ROOT_NAMESPACE, view.namespace))
-            for doc in self.by_namespace.get(namespace, ())
-            if applies(doc, view)
-        ]
+        labels = {pair for each in label_sets for pair in each.items()} if self.narrow else ()
+        found: list[AuthorizationPolicy] = []
+        for namespace in dict.fromkeys((ROOT_NAMESPACE, view.namespace)):
+            found += self.wide.get(namespace, ())
+            for pair in sorted(labels):
+                candidates = self.narrow.get((namespace, *pair), ())
+                found += [doc for doc in candidates if applies(doc, label_sets)]
         found.sort(key=lambda doc: doc.spec.action != "DENY")
         for doc in found:
             if str(doc) not in self.used:
@@ -58,10 +65,10 @@ class Authorization:
         return tuple(self.used[name] for name in sorted(self.used))
 
 
-def applies(doc: AuthorizationPolicy, view: ServiceView) -> bool:
+def applies(doc: AuthorizationPolicy, label_sets: LabelSets) -> bool:
     """A selector that fits some of a service's workloads holds for the service."""
     wanted = selector(doc)
-    return not wanted or any(selects(wanted, labels) for labels in view.label_sets())
+    return not wanted or any(selects(wanted, labels) for labels in label_sets)
 
 
 def policy(doc: AuthorizationPolicy, domains: Sequence[str]) -> Policy:

@@ -26,9 +26,14 @@ def host_grade(host: Host) -> Grade:
 
 def hosts(model: Model, registry: Registry) -> tuple[Host, ...]:
     """All hosts by name; one of the registry hides a document of the same name."""
-    found = {doc.name: _of_document(doc) for doc in model.of(own.Host)}
-    found.update((host.name, host) for host in registry.hosts)
+    found = hosts_by_name(model, registry)
     return tuple(found[name] for name in sorted(found))
+
+
+def hosts_by_name(model: Model, registry: Registry) -> dict[str, Host]:
+    found = {doc.name: _of_document(doc) for doc in model.of(own.Host)}
+    found.update({host.name: host for host in registry.hosts})
+    return found
 
 
 def _of_document(doc: Document[own.Host]) -> Host:
@@ -64,12 +69,12 @@ def leaf_key(spiffe_id: str, grade: Grade | None) -> str:
 
 
 def sources(
-    all_hosts: tuple[Host, ...], trust_domain: str, leaves: Mapping[str, object]
+    by_name: Mapping[str, Host], trust_domain: str, leaves: Mapping[str, object]
 ) -> tuple[snapshot.Host, ...]:
     """What the data plane knows sources by: each address once, each agent's identity once."""
     taken: set[Address | str] = set()
     found: list[snapshot.Host] = []
-    for host in all_hosts:
+    for host in (by_name[name] for name in sorted(by_name)):
         spiffe_id = host_id(host, trust_domain)
         if host.state is not HostState.ACTIVE or spiffe_id is None:
             continue

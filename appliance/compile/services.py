@@ -6,12 +6,13 @@ own. Endpoints are the union. Peers' imports add ports and where else to go, nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
-from appliance.compile.hosts import hosts, identity
+from appliance.compile.hosts import hosts_by_name, identity
 from appliance.config import istio, own
 from appliance.config.model import Document, Model
 from appliance.identity import is_label, mesh_names, resolve, service_key
@@ -30,6 +31,7 @@ from appliance.registry.model import (
 from appliance.site import Site
 from dataplane.snapshot import Address
 
+LabelSets = Sequence[Mapping[str, str]]
 DEFAULT_ACCOUNT = "default"
 _PROTOCOLS = {"HTTPS": "tls", "MONGO": "tcp"}
 
@@ -87,12 +89,12 @@ class ServiceView:
     def mesh_names(self, zone: str) -> tuple[str, str]:
         return mesh_names(self.name, self.namespace, zone)
 
-    def label_sets(self) -> tuple[Mapping[str, str], ...]:
+    def label_sets(self) -> LabelSets:
         """Labels of each kind of workload behind it: the service's, with the endpoint's over."""
         if not any(endpoint.labels for endpoint in self.endpoints):
             return (self.labels,)
-        distinct = {frozenset(endpoint.labels.items()) for endpoint in self.endpoints}
-        return tuple({**self.labels, **dict(labels)} for labels in distinct)
+        distinct = {tuple(sorted(endpoint.labels.items())) for endpoint in self.endpoints}
+        return [{**self.labels, **dict(labels)} for labels in sorted(distinct)]
 
 
 def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
@@ -100,10 +102,16 @@ def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
 
 
 def services(
-    model: Model, registry: Registry, site: Site, only: str | None = None
+    model: Model,
+    registry: Registry,
+    site: Site,
+    only: str | None = None,
+    hosts: Mapping[str, Host] | None = None,
 ) -> tuple[ServiceView, ...]:
-    """By key; just one of them when `only` is its key."""
-    return tuple(_Build(model, registry, site, only).views())
+    """By key; just one of them when `only` is its key. `hosts` saves indexing them again."""
+    if hosts is None:
+        hosts = hosts_by_name(model, registry)
+    return tuple(_Build(model, registry, site, only, hosts).views())
 
 
 def entry_names(doc: Document[istio.ServiceEntry], zone: str) -> Iterator[tuple[str, str | None]]:
@@ -151,18 +159,19 @@ def _by_namespace(items: Iterable[P]) -> dict[str, list[P]]:
 class _Build:
     """Indexes of one merge."""
 
-    def __init__(self, model: Model, registry: Registry, site: Site, only: str | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        registry: Registry,
+        site: Site,
+        only: str | None,
+        hosts: Mapping[str, Host],
+    ) -> None:
         self.model, self.registry, self.site, self.only = model, registry, site, only
-        self.hosts = hosts(model, registry)
-        self.active = {host.name for host in self.hosts if host.state is HostState.ACTIVE}
-        self.known = {host.name for host in self.hosts}
-        self.workloads = _by_namespace(model.of(istio.WorkloadEntry))
-        self.host_groups = _by_namespace(
-            host for host in self.hosts if host.state is HostState.ACTIVE and host.addresses
-        )
+        self.hosts = hosts
         self.endpoints: dict[str, list[Endpoint]] = {}
         for endpoint in registry.endpoints:
-            if self.wanted(endpoint.service) and self._lives(endpoint.host):
+            if (only is None or endpoint.service == only) and self._lives(endpoint.host):
                 self.endpoints.setdefault(endpoint.service, []).append(endpoint)
         self.remotes: dict[str, list[Remote]] = {}
         for peer in registry.peers:
@@ -174,8 +183,18 @@ class _Build:
     def wanted(self, key: str) -> bool:
         return self.only is None or key == self.only
 
-    def _lives(self, host: str) -> bool:
-        return host in self.active or host not in self.known
+    def _lives(self, name: str) -> bool:
+        host = self.hosts.get(name)
+        return host is None or host.state is HostState.ACTIVE
+
+    @cached_property
+    def host_groups(self) -> dict[str, list[Host]]:
+        by_name = (self.hosts[name] for name in sorted(self.hosts))
+        return _by_namespace(h for h in by_name if h.state is HostState.ACTIVE and h.addresses)
+
+    @cached_property
+    def workloads(self) -> dict[str, list[Document[istio.WorkloadEntry]]]:
+        return _by_namespace(self.model.of(istio.WorkloadEntry))
 
     def views(self) -> list[ServiceView]:
         found: dict[str, ServiceView] = {}

@@ -76,9 +76,9 @@ def server_name(view: ServiceView, port: int, subset: str | None, trust_domain: 
 class Sets:
     """Builds sets; knows hosts by name."""
 
-    def __init__(self, site: Site, hosts: Iterable[Host]) -> None:
+    def __init__(self, site: Site, hosts: Mapping[str, Host]) -> None:
         self.trust_domain = site.trust_domain
-        self.hosts: Mapping[str, Host] = {host.name: host for host in hosts}
+        self.hosts = hosts
 
     def build(
         self, view: ServiceView, key: SetKey, number: int, rule: traffic.Rule | None

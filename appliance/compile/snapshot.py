@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from appliance.compile import traffic
 from appliance.compile.authn import Authentication, Demand
 from appliance.compile.authz import Authorization
-from appliance.compile.hosts import host_grade, host_id, hosts, leaf_key, sources
+from appliance.compile.hosts import host_grade, host_id, hosts_by_name, leaf_key, sources
 from appliance.compile.services import ServiceView, aliases, services
 from appliance.compile.sets import (
     SetKey,
@@ -79,19 +79,18 @@ def allocations(model: Model, registry: Registry, site: Site) -> Allocations:
 
 def leaf_needs(model: Model, registry: Registry, site: Site) -> tuple[LeafNeed, ...]:
     """By key. The appliance's own comes with them."""
-    all_hosts = hosts(model, registry)
-    by_name = {host.name: host for host in all_hosts}
+    by_name = hosts_by_name(model, registry)
     denied = frozenset(registry.denied_ids)
     needs = {leaf_key(site.appliance_id, None): LeafNeed(
         leaf_key(site.appliance_id, None), site.appliance_id, None)}  # fmt: skip
     pairs: list[tuple[str | None, Grade]] = [
         (host_id(host, site.trust_domain), host_grade(host))
-        for host in all_hosts
+        for host in by_name.values()
         if host.state is HostState.ACTIVE
     ]
     pairs += [
         (view.spiffe_id(site.trust_domain), _weakest(view, by_name))
-        for view in services(model, registry, site)
+        for view in services(model, registry, site, hosts=by_name)
         if view.is_local
     ]
     for spiffe_id, grade in pairs:
@@ -105,13 +104,12 @@ def compile(
     model: Model, registry: Registry, site: Site, leaves: Mapping[str, Leaf], version: int
 ) -> Snapshot:
     """Raises LimitReached when a set has no id; see `allocations`."""
-    all_hosts = hosts(model, registry)
-    views = services(model, registry, site)
-    build = _Build(model, registry, site, leaves, all_hosts)
-    for view in views:
+    by_name = hosts_by_name(model, registry)
+    build = _Build(model, registry, site, leaves, by_name)
+    for view in services(model, registry, site, hosts=by_name):
         build.add(view)
     appliance = leaf_key(site.appliance_id, None)
-    bound = sources(all_hosts, site.trust_domain, build.leaves)
+    bound = sources(by_name, site.trust_domain, build.leaves)
     used = {host.leaf for host in bound} | {service.leaf for service in build.services}
     used.add(appliance)
     return Snapshot(
@@ -135,11 +133,12 @@ def compile(
 def endpoint_set(model: Model, registry: Registry, site: Site, set_key: str) -> EndpointSet:
     """One set alone, for a change of its endpoints. Raises InvalidInput when there is none."""
     key = parse_key(set_key)
-    found = services(model, registry, site, only=key.service)
+    by_name = hosts_by_name(model, registry)
+    found = services(model, registry, site, key.service, by_name)
     rule = _rules(model, site).get(key.service)
     if not found or key not in set_keys(found[0], rule, site.trust_domain):
         raise InvalidInput(f"there is no endpoint set {set_key}: the service or its port is gone")
-    return Sets(site, hosts(model, registry)).build(found[0], key, _set_id(registry, key), rule)
+    return Sets(site, by_name).build(found[0], key, _set_id(registry, key), rule)
 
 
 def set_keys_of(model: Model, registry: Registry, site: Site, service: str) -> tuple[str, ...]:
@@ -177,12 +176,12 @@ class _Build:
         registry: Registry,
         site: Site,
         leaves: Mapping[str, Leaf],
-        all_hosts: tuple[Host, ...],
+        by_name: Mapping[str, Host],
     ) -> None:
         self.registry, self.site = registry, site
         denied = frozenset(registry.denied_ids)
         self.leaves = {k: leaf for k, leaf in leaves.items() if leaf.spiffe_id not in denied}
-        self.builder = Sets(site, all_hosts)
+        self.builder = Sets(site, by_name)
         self.rules = _rules(model, site)
         self.authentication = Authentication(model)
         self.authorization = Authorization(model, site)
@@ -213,8 +212,9 @@ class _Build:
     ) -> None:
         """A service that only peers offer is judged by them."""
         leaf = self._leaf(view)
-        policies = self.authorization.attach(view) if view.is_local else ()
-        demands = self.authentication.demands(view) if view.is_local else {}
+        label_sets = view.label_sets()
+        policies = self.authorization.attach(view, label_sets) if view.is_local else ()
+        demands = self.authentication.demands(view, label_sets) if view.is_local else {}
         source = _SOURCE_ADDRESS[view.source_address]
         if traffic.sends_proxy(rule):
             source = SourceAddress.PROXY
