@@ -9,8 +9,9 @@ static struct tls *tls_of(const struct record *rec)
     return (struct tls *)rec; /* rec is its first member */
 }
 
-/* Why the SSL call just made did not succeed, as record_ops.read returns it. */
-static ssize_t failure(struct tls *tls, const char *during)
+/* Why the SSL call just made did not succeed, as record_ops.read returns it. A FIN comes before
+ * what the socket says of the alert that OpenSSL then tries to send. */
+static ssize_t failure(struct tls *tls, const char *during, bool is_read)
 {
     switch (SSL_get_error(tls->ssl, 0)) {
     case SSL_ERROR_WANT_READ:
@@ -19,11 +20,12 @@ static ssize_t failure(struct tls *tls, const char *during)
     case SSL_ERROR_ZERO_RETURN:
         return 0;
     default:
+        if (is_read && tls->io_eof &&
+            (ERR_peek_error() == 0 ||
+             ERR_GET_REASON(ERR_peek_last_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING))
+            return -ENODATA;
         if (tls->io_error != 0)
             return -tls->io_error;
-        if (tls->io_eof && (ERR_peek_error() == 0 || ERR_GET_REASON(ERR_peek_last_error()) ==
-                                                         SSL_R_UNEXPECTED_EOF_WHILE_READING))
-            return -ENODATA;
         tls_refuse_from_openssl(tls, during);
         return -EBADMSG;
     }
@@ -46,7 +48,7 @@ static ssize_t openssl_read(struct record *rec, void *buf, size_t len)
             total += n;
             continue;
         }
-        ssize_t r = failure(tls, "reading");
+        ssize_t r = failure(tls, "reading", true);
         ERR_clear_error();
         if (r == -EAGAIN) {
             tls->drained = true;
@@ -72,7 +74,7 @@ static ssize_t openssl_write(struct record *rec, const void *buf, size_t len)
             total += n;
             continue;
         }
-        ssize_t r = failure(tls, "writing");
+        ssize_t r = failure(tls, "writing", false);
         ERR_clear_error();
         if (total > 0)
             break; /* a failure that is more than EAGAIN comes again */
@@ -97,7 +99,7 @@ static int openssl_finish(struct record *rec)
         tls->finish = TLS_FINISH_DONE;
         return 0;
     }
-    ssize_t why = failure(tls, "closing");
+    ssize_t why = failure(tls, "closing", false);
     ERR_clear_error();
     if (why == -EAGAIN)
         return -EAGAIN;

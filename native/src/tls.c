@@ -315,9 +315,6 @@ void tls_free(struct tls *tls)
 {
     if (tls == NULL)
         return;
-    /* Else SSL_free would spoil the session of a connection that ended without close_notify. */
-    if (tls->ssl != NULL)
-        SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(tls->ssl);
     dp_leaf_free((struct dp_leaf *)tls->leaf);
     free(tls->expected);
@@ -349,13 +346,13 @@ void tls_refuse_from_openssl(struct tls *tls, const char *during)
 {
     unsigned long error = ERR_peek_last_error();
     int reason = ERR_GET_REASON(error);
-    if (tls->io_error != 0) {
+    if (tls->io_eof) {
+        tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE, "peer closed the connection while %s",
+                   during);
+    } else if (tls->io_error != 0) {
         char text[128];
         tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE, "connection failed while %s: %s", during,
                    strerror_r(tls->io_error, text, sizeof(text)));
-    } else if (tls->io_eof) {
-        tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE, "peer closed the connection while %s",
-                   during);
     } else if (ERR_GET_LIB(error) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET) {
         int alert = reason - SSL_AD_REASON_OFFSET;
         tls_refuse(&tls->refusal, alert_reason(alert), "peer refused us: %s",

@@ -80,7 +80,8 @@ static void drop(struct tls_sessions *sessions, int32_t at)
     sessions->free = at;
 }
 
-/* OpenSSL has parsed a NewSessionTicket. 1 = we keep the session, 0 = we do not. */
+/* OpenSSL has parsed a NewSessionTicket. Keeps a copy, since OpenSSL spoils its own when the
+ * connection ends badly; hence 0: session stays OpenSSL's. */
 static int on_session(SSL *ssl, SSL_SESSION *session)
 {
     struct tls *tls = SSL_get_app_data(ssl);
@@ -93,7 +94,8 @@ static int on_session(SSL *ssl, SSL_SESSION *session)
         expires_s = tls->peer.not_after_s;
     if (expires_s > tls->leaf->not_after_s)
         expires_s = tls->leaf->not_after_s;
-    if (expires_s <= now_s)
+    SSL_SESSION *copy = expires_s > now_s ? SSL_SESSION_dup(session) : NULL;
+    if (copy == NULL)
         return 0;
 
     int32_t at = find(sessions, tls->session_key);
@@ -106,13 +108,13 @@ static int on_session(SSL *ssl, SSL_SESSION *session)
     sessions->free = entry->older;
     memcpy(entry->key, tls->session_key, TLS_HASH_SIZE);
     memcpy(entry->bundle_fingerprint, tls->bundle_fingerprint, TLS_HASH_SIZE);
-    entry->session = session;
+    entry->session = copy;
     entry->expires_s = expires_s;
     int32_t *bucket = bucket_of(sessions, entry->key);
     entry->next = *bucket;
     *bucket = at;
     age_push(sessions, at);
-    return 1;
+    return 0;
 }
 
 void tls_sessions_attach(SSL_CTX *client)
@@ -166,7 +168,11 @@ void tls_sessions_offer(struct tls *tls, const struct dp_snapshot *snap)
         drop(sessions, at);
         return;
     }
-    if (!SSL_set_session(tls->ssl, entry->session))
+    /* A copy: OpenSSL marks a TLS 1.3 session as used up by its first connection. */
+    SSL_SESSION *copy = SSL_SESSION_dup(entry->session);
+    bool is_offered = copy != NULL && SSL_set_session(tls->ssl, copy);
+    SSL_SESSION_free(copy);
+    if (!is_offered)
         return;
     memcpy(tls->bundle_fingerprint, entry->bundle_fingerprint, TLS_HASH_SIZE);
     age_unlink(sessions, at);

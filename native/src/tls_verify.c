@@ -126,6 +126,11 @@ static void refuse_chain(const struct tls_peer *peer, X509 *cert, int error, int
                    "certificate of %s is not signed by a CA of trust domain %s", peer->id,
                    peer->trust_domain);
         break;
+    case X509_V_ERR_INVALID_PURPOSE: /* its text differs between releases */
+        tls_refuse(refusal, DP_REASON_PEER_IDENTITY,
+                   "certificate of %s, or a CA's above it, is not for this use (key usage)",
+                   peer->id);
+        break;
     default:
         tls_refuse(refusal, DP_REASON_PEER_IDENTITY, "certificate of %s: %s", peer->id,
                    X509_verify_cert_error_string(error));

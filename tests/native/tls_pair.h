@@ -1,0 +1,60 @@
+/* tls_pair.h: two sites for TLS tests: "a" (the client's) and "b" (the server's), their CAs,
+ * leaves and snapshots, and two ends of a socket that shake hands in one thread. */
+#ifndef SLUICE_TEST_TLS_PAIR_H
+#define SLUICE_TEST_TLS_PAIR_H
+
+#include "pki.h"
+#include "tls.h"
+
+#define WEB_ID "spiffe://a.example/ns/default/sa/web"
+#define BATCH_ID "spiffe://a.example/ns/default/sa/batch"
+#define PAYMENTS_ID "spiffe://b.example/ns/default/sa/payments"
+#define APPLIANCE_ID "spiffe://b.example/sluice/appliance/b1"
+#define PAYMENTS_SNI "_.5432.payments.default.b.example"
+#define UNKNOWN_SNI "_.5432.nobody.default.b.example"
+
+struct snapshot_spec {
+    struct dp_bundle *bundles[3];
+    struct dp_leaf *payments, *appliance; /* NULL = none in use */
+    const char *denied_id;
+    const char *denied_trust_domain;      /* with denied_leaf's serial */
+    const struct dp_leaf *denied_leaf;
+};
+struct dp_snapshot *snapshot_make(const struct snapshot_spec *spec);
+
+struct sites {
+    struct pki_ca ca_a, ca_b;
+    struct dp_bundle *bundle_a, *bundle_b;
+    struct dp_leaf *web, *batch;          /* clients at a; web is delegated, of grade l2 */
+    struct dp_leaf *payments, *appliance; /* servers at b */
+    struct snapshot_spec spec_a, spec_b;  /* what the snapshots were made from */
+    struct dp_snapshot *snap_a, *snap_b;
+    struct tls_context *ctx_a, *ctx_b;
+    struct tls_sessions *sessions;        /* of ctx_a */
+};
+/* Freezes the clock at PKI_NOW_S. */
+void sites_init(struct sites *sites);
+void sites_fini(struct sites *sites);
+/* New snapshots from spec_a and spec_b, which the test has changed. */
+void sites_publish(struct sites *sites);
+
+struct pair {
+    int client_fd, server_fd;
+    struct tls *client, *server;
+    int client_result, server_result; /* of the last tls_handshake */
+};
+/* expected_id, sni: one of the above. Aborts if a leg cannot be made. */
+void pair_open(struct pair *pair, struct sites *sites, const struct dp_leaf *leaf,
+               const char *sni, const char *expected_id);
+/* Until both are done or refused; true when both are done. The client has read its ticket. */
+bool pair_shake(struct pair *pair, const struct sites *sites);
+void pair_close(struct pair *pair);
+/* open, shake */
+bool pair_connect(struct pair *pair, struct sites *sites, const struct dp_leaf *leaf,
+                  const char *sni, const char *expected_id);
+bool pair_is_resumed(const struct pair *pair); /* both ends agree */
+/* Writes text from one end and reads it at the other. */
+bool pair_carries(struct tls *from, struct tls *to, const char *text);
+void socket_pair(int ret_fds[2]); /* non-blocking stream sockets */
+
+#endif
