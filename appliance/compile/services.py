@@ -114,27 +114,32 @@ def services(
     return tuple(_Build(model, registry, site, only, hosts).views())
 
 
-def entry_names(doc: Document[istio.ServiceEntry], zone: str) -> Iterator[tuple[str, str | None]]:
-    """Each host of a ServiceEntry and the service key it makes; None = it makes none.
+@dataclass(frozen=True, slots=True)
+class EntryName:
+    """One host of a ServiceEntry, and the service it makes."""
 
-    A mesh name makes its service. A foreign one is reached as <document's name>.<namespace>.
-    """
+    host: str
+    key: str | None  # None = it makes none
+    foreign: bool  # no mesh name: reached as <document's name>.<namespace>
+
+
+def entry_names(doc: Document[istio.ServiceEntry], zone: str) -> Iterator[EntryName]:
     for host in doc.spec.hosts:
         key = resolve(host, doc.namespace, zone)
-        is_mesh = key is not None and (host.count(".") != 1 or key.endswith(f".{doc.namespace}"))
-        if is_mesh:
-            yield host, key
+        if key is not None and (host.count(".") != 1 or key.endswith(f".{doc.namespace}")):
+            yield EntryName(host, key, False)
         else:
-            yield host, service_key(doc.name, doc.namespace) if is_label(doc.name) else None
+            usable = is_label(doc.name) and "*" not in host
+            yield EntryName(host, service_key(doc.name, doc.namespace) if usable else None, True)
 
 
 def aliases(model: Model, zone: str) -> Mapping[str, str]:
     """Foreign hosts of ServiceEntries -> service key, for documents that refer to them."""
     return {
-        host.lower(): key
+        name.host.lower(): name.key
         for doc in model.of(istio.ServiceEntry)
-        for host, key in entry_names(doc, zone)
-        if key is not None
+        for name in entry_names(doc, zone)
+        if name.key is not None and name.foreign
     }
 
 
@@ -199,9 +204,9 @@ class _Build:
     def views(self) -> list[ServiceView]:
         found: dict[str, ServiceView] = {}
         for doc in self.model.of(istio.ServiceEntry):
-            for _, key in entry_names(doc, self.site.spec.zone):
-                if key is not None and key not in found and self.wanted(key):
-                    found[key] = self._entry(key, doc)
+            for name in entry_names(doc, self.site.spec.zone):
+                if name.key is not None and name.key not in found and self.wanted(name.key):
+                    found[name.key] = self._entry(name.key, doc)
         for service in self.registry.services:
             if self.wanted(service.key):
                 found[service.key] = self._merged(_registered(service), found.get(service.key))
