@@ -74,6 +74,12 @@ class PeerSettings(_Part):
     stale_seconds: int = Field(default=300, ge=1, le=86_400, description="then imports are withdrawn")
 
 
+class EnrolSettings(_Part):
+    """A host whose leaf ran out may renew it by proof of its enrolled key for this long."""
+
+    late_seconds: int = Field(default=7 * 86_400, ge=0, le=365 * 86_400, description="0 = never")
+
+
 class SiteSpec(_Part):
     trust_domain: str = Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")
     trust_domain_aliases: tuple[str, ...] = ()
@@ -85,6 +91,7 @@ class SiteSpec(_Part):
     users: Users = Users()
     dataplane: DataplaneSettings = DataplaneSettings()
     peers: PeerSettings = PeerSettings()
+    enrol: EnrolSettings = EnrolSettings()
     zone: str = Field(default="mesh", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
 
 
