@@ -1,4 +1,4 @@
-"""What shows that a snapshot comes from the daemon: HMAC-SHA-256 by the publish key.
+"""What shows that bytes come from the daemon: HMAC-SHA-256 by the publish key.
 
 Pure. The kind is part of what is authenticated, so that bytes of one kind never pass for another.
 """
@@ -11,7 +11,7 @@ from typing import Literal
 KEY_BYTES = 32
 MAC_BYTES = 32
 
-Kind = Literal["snapshot", "set"]
+Kind = Literal["snapshot", "set", "slot"]
 
 
 def mac(key: bytes, kind: Kind, body: bytes) -> bytes:

@@ -69,19 +69,31 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
         zones=snapshot.zones,
         own_addresses=_packed(snapshot.own_addresses),
         appliance_leaf=snapshot.appliance_leaf,
-        bundles=[pb.Bundle(trust_domain=b.trust_domain, certs_pem=b.certs_pem)
-                 for b in snapshot.bundles],
-        leaves=[pb.Leaf(key=leaf.key, spiffe_id=leaf.spiffe_id, chain_pem=leaf.chain_pem,
-                        key_pem=leaf.key_pem) for leaf in snapshot.leaves],
+        bundles=[
+            pb.Bundle(trust_domain=b.trust_domain, certs_pem=b.certs_pem) for b in snapshot.bundles
+        ],
+        leaves=[
+            pb.Leaf(
+                key=leaf.key,
+                spiffe_id=leaf.spiffe_id,
+                chain_pem=leaf.chain_pem,
+                key_pem=leaf.key_pem,
+            )
+            for leaf in snapshot.leaves
+        ],
         hosts=[_put_host(host) for host in snapshot.hosts],
         services=[_put_service(service) for service in snapshot.services],
-        inbound=[pb.Inbound(sni=i.sni, service=i.service, port=i.port, set=i.set)
-                 for i in snapshot.inbound],
+        inbound=[
+            pb.Inbound(sni=i.sni, service=i.service, port=i.port, set=i.set)
+            for i in snapshot.inbound
+        ],
         sets=[_put_set(each) for each in snapshot.sets],
         policies=[_put_policy(policy) for policy in snapshot.policies],
         names=[pb.Name(name=n.name, addresses=_packed(n.addresses)) for n in snapshot.names],
-        denied=[pb.Denied(trust_domain=d.trust_domain, serial=d.serial, spiffe_id=d.spiffe_id)
-                for d in snapshot.denied],
+        denied=[
+            pb.Denied(trust_domain=d.trust_domain, serial=d.serial, spiffe_id=d.spiffe_id)
+            for d in snapshot.denied
+        ],
     )
     return message.SerializeToString(deterministic=True)
 
@@ -207,9 +219,7 @@ def decode_snapshot(body: bytes) -> Snapshot:
             ),
             hosts=tuple(_host(host) for host in message.hosts),
             services=tuple(_service(service) for service in message.services),
-            inbound=tuple(
-                Inbound(i.sni, i.service, _port(i.port), i.set) for i in message.inbound
-            ),
+            inbound=tuple(Inbound(i.sni, i.service, _port(i.port), i.set) for i in message.inbound),
             sets=tuple(_set(each) for each in message.sets),
             policies=tuple(_policy(policy) for policy in message.policies),
             names=tuple(Name(n.name, _addresses(n.addresses)) for n in message.names),
