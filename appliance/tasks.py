@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 
 class Tasks:
@@ -27,6 +29,13 @@ class Tasks:
         self._live.add(task)
         task.add_done_callback(self._done)
         return task
+
+    async def finish(self, work: Coroutine[Any, Any, R], name: str) -> R:
+        """Awaits work, which goes on to its end even when the caller is cancelled."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._live.add(task)
+        task.add_done_callback(self._live.discard)
+        return await asyncio.shield(task)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._live.discard(task)

@@ -58,6 +58,13 @@ class Revisions:
         )
         return tuple(Revision(*row) for row in rows)
 
+    def before(self, revision: int) -> int:
+        """The one that was current before it; 0 = none."""
+        row = self._store.one(
+            "SELECT max(id) AS id FROM revisions WHERE id < ? AND state = 'applied'", (revision,)
+        )
+        return int(row["id"] or 0) if row else 0
+
     def pending(self) -> Pending | None:
         row = self._store.one("SELECT revision, previous, deadline, by FROM pending")
         return Pending(*row) if row else None

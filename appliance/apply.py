@@ -1,0 +1,292 @@
+"""Changes of the documents: apply, delete, roll back, confirm. All of a change, or none of it.
+
+Owns the order: load → verify → keep on disk → publish → make current; and the deadline after
+which an unconfirmed change reverts. One change at a time. Enrolments, revocations and audit are
+not documents and never revert.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from appliance.compile import compile
+from appliance.config.load import Source, load
+from appliance.config.model import (
+    Change,
+    Key,
+    Model,
+    changes,
+    diff,
+    merge,
+    without,
+)
+from appliance.config.notes import DocumentErrors, Note
+from appliance.config.verify import refusals, verify
+from appliance.errors import InvalidInput, NotFound
+from appliance.leaves import Leaves
+from appliance.observe.audit import Audit
+from appliance.publish import Publisher
+from appliance.registry.revisions import Pending, Revisions
+from appliance.registry.view import RegistryView
+from appliance.site import Site
+from appliance.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+CONFIRM_SECONDS_MAX = 7 * 86_400
+_LOOK_S = 15.0  # the wall clock may be set
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    revision: int  # the one that is current now; of a dry run: that was before
+    changes: tuple[Change, ...] = ()
+    notes: tuple[Note, ...] = ()
+    diff: str = ""
+    confirm_deadline: int = 0  # UNIX seconds; 0 = none
+    apply_ms: float = 0.0  # from request until every worker ran it
+    identities: tuple[str, ...] = ()  # that the CA must have approved
+
+
+class Applier:
+    def __init__(
+        self,
+        site: Site,
+        revisions: Revisions,
+        view: RegistryView,
+        publisher: Publisher,
+        leaves: Leaves,
+        audit: Audit,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._site, self._revisions, self._view = site, revisions, view
+        self._publisher, self._leaves, self._audit = publisher, leaves, audit
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._tasks = Tasks()
+        self._wake = asyncio.Event()
+
+    # -- what may be asked -----------------------------------------------------------------------
+
+    async def apply(
+        self,
+        sources: Sequence[Source],
+        *,
+        by: str,
+        dry_run: bool = False,
+        confirm_s: int = 0,
+        replace: bool = False,
+    ) -> Outcome:
+        """Raises DocumentErrors with all that is wrong, Conflict, Unavailable, LimitReached."""
+        if confirm_s > CONFIRM_SECONDS_MAX:
+            raise InvalidInput("a change waits for its confirmation seven days at most")
+        given = await asyncio.to_thread(load, sources)
+
+        def wanted(before: Model) -> Model:
+            return given if replace else merge(before, given)
+
+        return await self._change(wanted, given, by=by, dry_run=dry_run, confirm_s=confirm_s)
+
+    async def delete(self, key: Key, *, by: str, dry_run: bool = False) -> Outcome:
+        """Raises NotFound, Conflict, Unavailable."""
+
+        def wanted(before: Model) -> Model:
+            if all(doc.key != key for doc in before.documents):
+                raise NotFound("there is no {} {}/{}".format(*key))
+            return without(before, [key])
+
+        return await self._change(wanted, Model(), by=by, dry_run=dry_run)
+
+    async def rollback(self, revision: int, *, by: str, dry_run: bool = False) -> Outcome:
+        """To the documents of a revision, as a new revision."""
+        model = await asyncio.to_thread(self._revisions.model, revision)
+        return await self._change(
+            lambda _: model, Model(), by=by, dry_run=dry_run, summary=f"back to revision {revision}"
+        )
+
+    async def confirm(self, *, by: str, cancel: bool = False) -> Outcome:
+        """Raises Conflict when nothing waits."""
+        async with self._lock:
+            if cancel:
+                pending = await self._revert(f"{by} cancelled it")
+                return Outcome(pending.previous)
+            pending = self._revisions.confirm()
+            self._audit.record(by, "confirm", f"revision {pending.revision}")
+            return Outcome(pending.revision)
+
+    async def diff(self, older: int, newer: int, sources: Sequence[Source]) -> str:
+        """Between two revisions (0 = the current one and the one before), or what these documents
+        would change now."""
+        current = self._publisher.model
+        if sources:
+            given = await asyncio.to_thread(load, sources)
+            return diff(current, merge(current, given))
+        newer = newer or self._revisions.current
+        older = older or self._revisions.before(newer)
+        return diff(self._revisions.model(older), self._revisions.model(newer))
+
+    # -- the daemon's life -----------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """The documents that were current when we ended; what was half done is forgotten."""
+        for revision in self._revisions.recover():
+            self._audit.record("daemon", "abandon", f"revision {revision}: we ended in the middle")
+        pending = self._revisions.pending()
+        if pending is not None and pending.deadline <= self._clock():
+            self._revisions.revert("not confirmed in time")
+            self._audit.record("daemon", "revert", _not_confirmed(pending))
+        self._publisher.wanted(self._revisions.model(self._revisions.current))
+
+    async def run(self) -> None:
+        """Reverts what is not confirmed in time. Never returns."""
+        while True:
+            pending = self._revisions.pending()
+            left = pending.deadline - self._clock() if pending else _LOOK_S
+            self._wake.clear()
+            if left > 0:
+                try:
+                    await asyncio.wait_for(self._wake.wait(), min(left, _LOOK_S))
+                except TimeoutError:
+                    pass
+                continue
+            async with self._lock:
+                if self._revisions.pending() == pending:
+                    await self._revert("not confirmed in time")
+
+    async def close(self) -> None:
+        """Waits for a change that is under way."""
+        async with self._lock:
+            await self._tasks.close()
+
+    # -- how -------------------------------------------------------------------------------------
+
+    async def _change(
+        self,
+        wanted: Callable[[Model], Model],
+        given: Model,
+        *,
+        by: str,
+        dry_run: bool = False,
+        confirm_s: int = 0,
+        summary: str = "",
+    ) -> Outcome:
+        """Goes on to its end when the caller goes away."""
+        work = self._locked(
+            wanted, given, by=by, dry_run=dry_run, confirm_s=confirm_s, summary=summary
+        )
+        return await self._tasks.finish(work, "change")
+
+    async def _locked(
+        self,
+        wanted: Callable[[Model], Model],
+        given: Model,
+        *,
+        by: str,
+        dry_run: bool,
+        confirm_s: int,
+        summary: str,
+    ) -> Outcome:
+        began = time.monotonic()
+        async with self._lock:
+            before = self._publisher.model
+            after = wanted(before)
+            if not dry_run:
+                self._revisions.refuse_while_pending()
+            notes = await asyncio.to_thread(self._verified, before, after, given)
+            mine = {doc.key for doc in given.documents}
+            files = {doc.file for doc in given.documents}
+            told = tuple(note for note in notes if note.file in files)
+            what = tuple(
+                each
+                for each in changes(before, after)
+                if each.what != "unchanged" or (each.kind, each.namespace, each.name) in mine
+            )
+            if dry_run:
+                return await self._dry(before, after, what, told)
+            if all(each.what == "unchanged" for each in what):
+                return Outcome(self._revisions.current, what, told)
+            now = int(self._clock())
+            deadline = now + confirm_s if confirm_s else 0
+            revision = self._revisions.begin(
+                after,
+                before,
+                now=now,
+                by=by,
+                summary=summary or _summary(what),
+                deadline=deadline,
+            )
+            await self._go(revision, after, before)
+            self._wake.set()
+            self._audit.record(by, "apply", f"revision {revision}: {summary or _summary(what)}")
+            return Outcome(
+                revision,
+                what,
+                told,
+                confirm_deadline=deadline,
+                apply_ms=(time.monotonic() - began) * 1000,
+            )
+
+    def _verified(self, before: Model, after: Model, given: Model) -> list[Note]:
+        """Raises DocumentErrors for what is wrong with the given ones, and for what this change
+        makes wrong with others. What hosts that went have left behind refuses no other change."""
+        registry = self._view.now
+        notes = verify(after, registry, self._site)
+        if bad := refusals(notes):
+            known = set(refusals(verify(before, registry, self._site)))
+            files = {doc.file for doc in given.documents}
+            if bad := [note for note in bad if note.file in files or note not in known]:
+                raise DocumentErrors(bad)
+        return notes
+
+    async def _go(self, revision: int, after: Model, before: Model) -> None:
+        try:
+            await self._publisher.replace(after)
+        except BaseException as error:
+            self._revisions.abandon(revision, str(error) or type(error).__name__)
+            raise
+        try:
+            self._revisions.finish(revision)
+        except BaseException:
+            self._publisher.wanted(before)
+            await self._publisher.settle()
+            raise
+
+    async def _dry(
+        self, before: Model, after: Model, what: tuple[Change, ...], notes: tuple[Note, ...]
+    ) -> Outcome:
+        plan = await self._publisher.plan(after)
+        await asyncio.to_thread(compile, after, plan.registry, self._site, {}, 1)
+        return Outcome(
+            self._revisions.current,
+            what,
+            notes,
+            diff=diff(before, after),
+            identities=tuple(
+                dict.fromkeys(need.spiffe_id for need in self._leaves.missing(plan.needs))
+            ),
+        )
+
+    async def _revert(self, reason: str) -> Pending:
+        pending = self._revisions.revert(reason)
+        self._audit.record("daemon", "revert", f"revision {pending.revision}: {reason}")
+        log.warning("revision %d reverted to %d: %s", pending.revision, pending.previous, reason)
+        self._publisher.wanted(await asyncio.to_thread(self._revisions.model, pending.previous))
+        await self._publisher.settle()
+        return pending
+
+
+def _not_confirmed(pending: Pending) -> str:
+    return f"revision {pending.revision}: not confirmed in time"
+
+
+def _summary(what: Sequence[Change]) -> str:
+    counts = Counter(each.what for each in what if each.what != "unchanged")
+    if sum(counts.values()) == 1:
+        (one,) = (each for each in what if each.what != "unchanged")
+        return f"{one.kind} {one.namespace}/{one.name} {one.what}"
+    return ", ".join(f"{counts[word]} {word}" for word in sorted(counts))

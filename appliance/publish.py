@@ -1,0 +1,214 @@
+"""Brings what is wanted to the data plane: documents and registry in, snapshots out.
+
+Owns the current model and the order allocate → leaves → compile → publish. One publish at a time;
+what changes meanwhile goes with the next. A change of endpoints alone swaps their sets and
+compiles nothing else. Decides nothing about documents (apply.py) and keeps nothing (registry/).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from appliance.compile import (
+    LeafNeed,
+    allocations,
+    compile,
+    endpoint_set,
+    leaf_needs,
+    set_keys_of,
+)
+from appliance.config.model import Model
+from appliance.errors import ApplianceError, Conflict, Unavailable
+from appliance.leaves import Leaves
+from appliance.registry.allocations import Allocator
+from appliance.registry.model import Registry
+from appliance.registry.store import Store
+from appliance.registry.view import RegistryView
+from appliance.site import Site
+from dataplane.client import Ack, PublishRefused, PublishUnavailable
+from dataplane.snapshot import EndpointSet, Snapshot
+
+log = logging.getLogger(__name__)
+
+SETS_AT_ONCE_MAX = 64  # more changed sets than this: one whole snapshot is less work
+_VERSION = "snapshot version"
+
+
+class Target(Protocol):
+    """The data plane processes; dataplane.client.Dataplanes."""
+
+    async def publish(self, snapshot: Snapshot, timeout_s: float = 10) -> Ack: ...
+
+    async def publish_set(self, set: EndpointSet, timeout_s: float = 10) -> Ack: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the data plane runs, as far as we know."""
+
+    model: Model
+    registry: Registry  # with the allocations it was compiled with
+    version: int
+    applied_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a publish of a model would take."""
+
+    registry: Registry
+    needs: tuple[LeafNeed, ...]
+    set_keys: tuple[str, ...]
+
+
+class Publisher:
+    def __init__(
+        self,
+        site: Site,
+        store: Store,
+        view: RegistryView,
+        allocator: Allocator,
+        leaves: Leaves,
+        target: Target,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._site, self._store, self._view = site, store, view
+        self._allocator, self._leaves, self._target = allocator, leaves, target
+        self._clock = clock
+        self.model = Model()  # wanted
+        self.published: Published | None = None
+        self.problem = ""  # why the last publish failed; "" = it did not
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._all = False  # a whole snapshot is due
+        self._services: set[str] = set()  # whose sets are due
+        self._listeners: list[Callable[[Published], None]] = []
+        view.listen(self.touch)
+
+    def listen(self, listener: Callable[[Published], None]) -> None:
+        """listener is told after each publish that was accepted."""
+        self._listeners.append(listener)
+
+    def touch(self, services: frozenset[str] | None = None) -> None:
+        """Something changed; None = anything, else endpoints of these services only."""
+        if services is None:
+            self._all = True
+        else:
+            self._services |= services
+        self._wake.set()
+
+    def seen(self, version: int) -> None:
+        """A data plane process runs this version: after a restored backup it may be above ours."""
+        if version > int(self._store.get(_VERSION, "0")):
+            self._store.put(_VERSION, str(version))
+            self.touch()
+
+    async def run(self) -> None:
+        """Publishes what was touched. Never returns."""
+        while True:
+            await self._wake.wait()
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Publishes now what was touched so far; problems are logged and kept in `problem`."""
+        async with self._lock:
+            self._wake.clear()
+            services, self._services = self._services, set()
+            everything, self._all = self._all, False
+            try:
+                if everything or (services and self.published is None):
+                    await self._publish(self.model, strict=False)
+                elif services:
+                    await self._publish_sets(services)
+            except ApplianceError as error:
+                if not everything:
+                    self.touch()  # what the sets have missed, a whole snapshot brings
+                if str(error) != self.problem:
+                    log.error("not published: %s", error)
+                self.problem = str(error)
+            except BaseException:
+                self.touch()
+                raise
+
+    async def replace(self, model: Model) -> Published:
+        """Publishes model; it is the wanted one from now on if, and only if, this returns.
+
+        Raises Conflict (the data plane refused it), Unavailable, Denied, LimitReached.
+        """
+        async with self._lock:
+            try:
+                published = await self._publish(model, strict=True)
+            except BaseException:
+                self.touch()  # a newcomer shall get the old one
+                raise
+            self.model = model
+            return published
+
+    def wanted(self, model: Model) -> None:
+        """model is the wanted one, whatever the data plane says to it."""
+        self.model = model
+        self.touch()
+
+    async def plan(self, model: Model, *, keep: bool = False) -> Plan:
+        """keep=False changes nothing."""
+        registry, site = self._view.now, self._site
+        need = await asyncio.to_thread(allocations, model, registry, site)
+        given = self._allocator.ensure(
+            need.vip_keys,
+            need.set_keys,
+            frozenset(need.reserved),
+            int(self._clock()),
+            keep=keep,
+        )
+        registry = replace(registry, vips=given.vips, sets=given.sets)
+        needs = await asyncio.to_thread(leaf_needs, model, registry, site)
+        return Plan(registry, needs, need.set_keys)
+
+    async def _publish(self, model: Model, *, strict: bool) -> Published:
+        plan = await self.plan(model, keep=True)
+        registry = plan.registry
+        leaves = await self._leaves.ensure(plan.needs, strict=strict)
+        version = self._store.next_number(_VERSION)
+        snapshot = await asyncio.to_thread(compile, model, registry, self._site, leaves, version)
+        ack = await _sent(self._target.publish(snapshot))
+        self._allocator.release(registry.vips.keys(), registry.sets.keys(), int(self._clock()))
+        return self._done(Published(model, registry, version, ack.applied_ms))
+
+    async def _publish_sets(self, services: set[str]) -> None:
+        assert self.published is not None
+        before = self.published
+        registry = replace(self._view.now, vips=before.registry.vips, sets=before.registry.sets)
+        keys = [
+            key
+            for service in sorted(services)
+            for key in set_keys_of(before.model, registry, self._site, service)
+        ]
+        if len(keys) > SETS_AT_ONCE_MAX:
+            await self._publish(self.model, strict=False)
+            return
+        applied_ms = 0.0
+        for key in keys:
+            one = endpoint_set(before.model, registry, self._site, key)
+            ack = await _sent(self._target.publish_set(one))
+            applied_ms = max(applied_ms, ack.applied_ms)
+        self._done(replace(before, registry=registry, applied_ms=applied_ms))
+
+    def _done(self, published: Published) -> Published:
+        self.published, self.problem = published, ""
+        for listener in self._listeners:
+            listener(published)
+        return published
+
+
+async def _sent(sending: Awaitable[Ack]) -> Ack:
+    try:
+        return await sending
+    except (PublishRefused, ValueError) as error:
+        raise Conflict(f"the data plane refused it: {error}") from error
+    except PublishUnavailable as error:
+        raise Unavailable(f"the data plane does not answer: {error}") from error
