@@ -66,6 +66,8 @@ static ssize_t openssl_write(struct record *rec, const void *buf, size_t len)
 {
     struct tls *tls = tls_of(rec);
     size_t total = 0;
+    if (tls->finish != TLS_FINISH_NOT)
+        return -EPIPE;
     while (total < len) {
         size_t n = 0;
         ERR_clear_error();
