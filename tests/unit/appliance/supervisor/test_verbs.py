@@ -1,0 +1,90 @@
+"""What root may be asked: the tables are strict, and so is the packet."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.errors import InvalidInput
+from appliance.supervisor.control import REQUEST_BYTES_MAX, parse
+from appliance.supervisor.verbs import VERBS, check
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("status", {"path": "/etc/shadow"}),
+        ("set-time", {}),
+        ("set-time", {"unix_ms": 0}),
+        ("set-time", {"unix_ms": True}),
+        ("set-time", {"unix_ms": 1.8e12}),
+        ("set-time", {"unix_ms": "1800000000000"}),
+        ("set-hostname", {"name": "a b"}),
+        ("set-hostname", {"name": "x\n"}),
+        ("set-hostname", {"name": "-x"}),
+        ("set-hostname", {"name": "x" * 64}),
+        ("nic-set", {"interface": "lo", "mtu": 1500}),
+        ("nic-set", {"interface": "../lo", "mtu": 1500}),
+        ("nic-set", {"interface": "--help", "mtu": 1500}),
+        ("nic-set", {"interface": "nosuch0", "mtu": 1500}),
+        ("nic-set", {"mtu": 1500}),
+        ("factory-reset", {}),
+        ("factory-reset", {"site": None}),
+        ("capture", {"interface": "lo", "seconds": 5}),
+        ("capture", {"interface": "nosuch0", "seconds": 5}),
+    ],
+)
+def test_arguments_outside_the_table_are_refused(name: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        check(VERBS[name], name, arguments)
+
+
+def test_arguments_inside_the_table_pass() -> None:
+    check(VERBS["status"], "status", {})
+    check(VERBS["set-time"], "set-time", {"unix_ms": 1_800_000_000_000})
+    check(VERBS["set-hostname"], "set-hostname", {"name": "edge-1"})
+    check(VERBS["factory-reset"], "factory-reset", {"site": "a"})
+
+
+def test_the_daemon_may_neither_capture_nor_reset() -> None:
+    assert {name for name, verb in VERBS.items() if not verb.daemon_may} == {
+        "capture",
+        "factory-reset",
+    }
+
+
+def test_a_request_is_one_object_with_a_verb() -> None:
+    assert parse(b'{"verb": "status", "x": 1}') == ("status", {"x": 1})
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"status"',
+        b"{}",
+        b'{"verb": 1}',
+        b"\xff",
+        b"[" * 4000,
+        json.dumps({"verb": "status", "x": "y" * REQUEST_BYTES_MAX}).encode(),
+    ],
+)
+def test_other_packets_are_refused(packet: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        parse(packet)
+
+
+@given(st.binary(max_size=200))
+def test_no_packet_gets_past_the_parser_but_a_request(packet: bytes) -> None:
+    try:
+        verb, arguments = parse(packet)
+    except InvalidInput:
+        return
+    assert isinstance(verb, str)
+    assert "verb" not in arguments
