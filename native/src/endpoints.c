@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "arena.h"
+#include "sni.h"
 #include "table.h"
 #include "vector.h"
 
@@ -158,6 +159,8 @@ static int check_endpoint(const dp_endpoint *endpoint)
     bool tls = endpoint->kind != DP_ENDPOINT_PLAIN;
     if (endpoint->kind > DP_ENDPOINT_MESH || endpoint->port == 0 || endpoint->weight == 0 ||
         endpoint->weight > WEIGHT_MAX || tls != given(endpoint->sni))
+        return -EINVAL;
+    if (tls && !sni_is_valid(endpoint->sni, strnlen(endpoint->sni, SNI_MAX + 1)))
         return -EINVAL;
     return endpoint->kind == DP_ENDPOINT_AGENT && endpoint->target_port == 0 ? -EINVAL : 0;
 }
@@ -535,12 +538,12 @@ uint32_t endpoint_failed(const struct dp_endpoints *set, const struct endpoint *
 {
     const dp_set_policy *policy = &set->policy;
     struct endpoint_state *state = endpoint->state;
+    int_fast64_t until_ms = atomic_load_explicit(&state->ejected_until_ms, memory_order_relaxed);
+    if (until_ms > now_ms)
+        return 0; /* what was under way when it was ejected does not count against it again */
     unsigned failures = atomic_fetch_add_explicit(&state->failures, 1, memory_order_relaxed) + 1;
     if (policy->failures_consecutive == 0 || failures < policy->failures_consecutive ||
         policy->ejection_base_ms == 0 || !may_eject_another(set, now_ms))
-        return 0;
-    int_fast64_t until_ms = atomic_load_explicit(&state->ejected_until_ms, memory_order_relaxed);
-    if (until_ms > now_ms)
         return 0;
     uint64_t forgotten = (uint64_t)(now_ms - until_ms) / policy->ejection_base_ms;
     uint64_t ejections = atomic_load_explicit(&state->ejections, memory_order_relaxed);
