@@ -123,31 +123,23 @@ static void adapt(struct pump *pump, const struct relay *relay, size_t n, size_t
     }
 }
 
-/* Fills buffer. A plain source with a short read is drained; a record layer gives a record a
- * call and must be asked until it says so. Bytes; *drained: nothing more can be there. */
+/* Reads once into buffer, which is empty. A source with a short read and nothing up its sleeve is
+ * drained: the kernel will tell of more. Bytes; *drained as said. */
 static size_t fill(struct pump *pump, struct buffer *buffer, bool hangup, bool *drained)
 {
-    bool plain = is_plain(pump->source);
-    *drained = false;
-    while (buffer->len < buffer->cap) {
-        size_t room = buffer->cap - buffer->len;
-        ssize_t n = pump->source->ops->read(pump->source, buffer->data + buffer->len, room);
-        if (n > 0) {
-            buffer->len += (uint32_t)n;
-            if (!plain)
-                continue;
-            *drained = (size_t)n < room && !hangup;
-            break;
-        }
-        if (n == 0)
-            pump->source_ended = true;
-        else if (n == -EAGAIN)
-            *drained = true;
-        else
-            pump->source_error = (int32_t)n;
-        break;
+    struct record *source = pump->source;
+    ssize_t n = source->ops->read(source, buffer->data, buffer->cap);
+    *drained = n == -EAGAIN ||
+               (n > 0 && (size_t)n < buffer->cap && !hangup && !source->ops->pending(source));
+    if (n > 0) {
+        buffer->len = (uint32_t)n;
+        return (size_t)n;
     }
-    return buffer->len;
+    if (n == 0)
+        pump->source_ended = true;
+    else if (n != -EAGAIN)
+        pump->source_error = (int32_t)n;
+    return 0;
 }
 
 /* One read and its write. 0 = go on; PUMP_WAIT's -EAGAIN = drained or target full. */

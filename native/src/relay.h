@@ -27,7 +27,7 @@ struct pump {                    /* zeroed, then source and target set */
     uint32_t in_pipe;            /* bytes */
     uint64_t bytes;              /* payload that target took */
     uint64_t splice_at;          /* bytes from which splice is tried; 0 = RELAY_SPLICE_AFTER */
-    int32_t source_error;        /* found while bytes before it still had to go; 0 = none */
+    int32_t source_error;        /* -errno of the last read; 0 = none */
     uint8_t small_reads;         /* in a row, since the last big one */
     bool has_pipe, splicing, spliced; /* spliced: at least once, for the record layer shown */
     bool large;                  /* reads fill the small buffer: take the large one */

@@ -122,14 +122,19 @@ enum outcome stream_refuse(struct stream *s, uint16_t reason, const char *format
     return OUTCOME_REFUSED;
 }
 
-enum outcome stream_fail(struct stream *s, int error)
+enum outcome stream_fail(struct stream *s, const struct leg *leg, int error)
 {
+    bool told = error == -EBADMSG && leg->tls != NULL && tls_reason(leg->tls) != DP_REASON_NONE;
+    if (told) {
+        (void)stream_refuse(s, tls_reason(leg->tls), "%s", tls_detail(leg->tls));
+        return OUTCOME_END;
+    }
     switch (error) {
     case -ENODATA:
         (void)stream_refuse(s, DP_REASON_TRUNCATED, "the connection ended without close_notify");
         break;
     case -EBADMSG:
-        (void)stream_refuse(s, DP_REASON_HANDSHAKE, "TLS failed after the handshake");
+        (void)stream_refuse(s, DP_REASON_HANDSHAKE, "TLS failed after its handshake");
         break;
     default:
         (void)stream_refuse(s, DP_REASON_RESET, "%s", strerrordesc_np(-error));
@@ -293,12 +298,12 @@ void stream_post(struct stream *s, uint16_t kind)
         .endpoint = s->endpoint != NULL ? s->endpoint->name : NULL, .detail = s->detail,
     };
     s->reported = s->to_up.bytes + s->to_down.bytes;
+    if (kind == DP_EVENT_CLOSE || kind == DP_EVENT_REFUSED) {
+        s->announced = true; /* counted before it is told: who hears of it may look */
+        stats_add(s->env->stats, (enum stat_id)(STAT_REASON_0 + s->reason), 1);
+    }
     if (!event_ring_put(s->env->events, &event, &text))
         stats_add(s->env->stats, STAT_EVENTS_DROPPED, 1);
-    if (kind != DP_EVENT_CLOSE && kind != DP_EVENT_REFUSED)
-        return;
-    s->announced = true;
-    stats_add(s->env->stats, (enum stat_id)(STAT_REASON_0 + s->reason), 1);
 }
 
 void stream_post_update(struct stream *s)

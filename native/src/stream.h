@@ -132,7 +132,7 @@ void stream_free_dead(struct stream_env *env);
 __attribute__((format(printf, 3, 4)))
 enum outcome stream_refuse(struct stream *s, uint16_t reason, const char *format, ...);
 /* A leg's read or write failed, error of record.h: the end, with its reason. */
-enum outcome stream_fail(struct stream *s, int error);
+enum outcome stream_fail(struct stream *s, const struct leg *leg, int error);
 void stream_arm(struct stream *s, uint32_t timeout_ms); /* the state's deadline; 0 = none */
 DP_MUST_CHECK int leg_open_take(struct stream *s, struct leg *leg, int fd);
 void leg_close(struct stream *s, struct leg *leg, bool reset);

@@ -78,7 +78,7 @@ enum outcome down_header(struct stream *s)
         if (n == -EAGAIN)
             return OUTCOME_WAIT;
         if (n < 0)
-            return stream_fail(s, (int)n);
+            return stream_fail(s, &s->down, (int)n);
         if (n == 0)
             return stream_refuse(s, DP_REASON_BAD_HEADER, "the client ended before its header");
         buffer->len += (uint32_t)n;
@@ -101,7 +101,7 @@ enum outcome down_header_timeout(struct stream *s)
 enum outcome down_watch(struct stream *s)
 {
     int r = leg_error(&s->down); /* a half-close is none: the client may wait for an answer */
-    return r < 0 ? stream_fail(s, r) : OUTCOME_WAIT;
+    return r < 0 ? stream_fail(s, &s->down, r) : OUTCOME_WAIT;
 }
 
 enum outcome down_refuse_enter(struct stream *s)

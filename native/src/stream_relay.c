@@ -30,7 +30,8 @@ static enum outcome broken(struct stream *s, struct pump *pump, int error)
     struct pump *other = pump == &s->to_up ? &s->to_down : &s->to_up;
     if (pump->target_failed) /* what it said before it went away may be the answer: pass it on */
         (void)!run_pump(s, other);
-    return stream_fail(s, error);
+    bool down = (pump == &s->to_down) == pump->target_failed;
+    return stream_fail(s, down ? &s->down : &s->up, error);
 }
 
 /* Something happened on leg. The pump that reads from it waits for the other leg's edge if it is

@@ -188,14 +188,13 @@ static uint16_t review_source(struct stream *s, char *detail)
 uint16_t stream_review(struct stream *s, char *detail)
 {
     const struct dp_snapshot *snap = s->env->snapshot;
-    const struct leg *legs[] = {&s->down, &s->up};
+    struct leg *legs[] = {&s->down, &s->up};
     for (size_t i = 0; i < DP_COUNT(legs); i++) {
         if (legs[i]->tls == NULL || legs[i]->record == NULL)
             continue;
         uint16_t reason = tls_peer_recheck(legs[i]->tls, snap, clock_real_s());
         if (reason != DP_REASON_NONE)
-            return say(reason, detail, i == 0 ? "the client's leaf is not good any more"
-                                              : "the endpoint's leaf is not good any more");
+            return say(reason, detail, tls_detail(legs[i]->tls));
     }
     if (s->flow != DP_FLOW_INBOUND) {
         uint16_t reason = review_source(s, detail);

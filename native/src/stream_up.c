@@ -270,9 +270,7 @@ static enum outcome no_reply(struct stream *s)
 
 static enum outcome up_failed(struct stream *s, int error)
 {
-    (void)stream_fail(s, error);
-    if (error == -EBADMSG && tls_reason(s->up.tls) != DP_REASON_NONE)
-        (void)stream_refuse(s, tls_reason(s->up.tls), "%s", tls_detail(s->up.tls));
+    (void)stream_fail(s, &s->up, error);
     return no_reply(s);
 }
 
@@ -280,7 +278,7 @@ static enum outcome exchange(struct stream *s)
 {
     int r = stream_read_early(s);
     if (r < 0)
-        return stream_fail(s, r); /* the client is gone: nobody to try again for */
+        return stream_fail(s, &s->down, r); /* the client is gone: nobody to try again for */
     return up_reply(s);
 }
 
