@@ -19,8 +19,8 @@ static const char *const allowed[] = {
     /* descriptors */
     "close", "close_range", "dup", "dup2", "dup3", "fallocate", "fcntl", "fcntl64", "fdatasync",
     "flock", "fstat", "fstat64", "fstatfs", "fstatfs64", "fsync", "ftruncate", "ftruncate64",
-    "getdents64", "lseek", "_llseek", "pipe", "pipe2", "pread64", "preadv", "pwrite64", "pwritev", "read",
-    "readv", "sendfile", "sendfile64", "splice", "tee", "write", "writev",
+    "getdents64", "lseek", "_llseek", "pipe", "pipe2", "pread64", "preadv", "pwrite64", "pwritev",
+    "read", "readv", "sendfile", "sendfile64", "splice", "tee", "write", "writev",
     /* names, for reading */
     "access", "faccessat", "faccessat2", "fstatat64", "getcwd", "lstat", "newfstatat", "readlink",
     "readlinkat", "stat", "statfs", "statx", "umask",
