@@ -75,7 +75,7 @@ def test_outlier_detection_by_its_old_name() -> None:
             "a.yaml:9: spec.trafficPolicy.connectionPool.tcp.connectTimeout: write a duration",
         ),
         (
-            HEAD + "spec:\n host: a\n trafficPolicy: {connectionPool: {tcp: {maxConnections: true}}}",
+            HEAD + "spec:\n host: a\n trafficPolicy: {connectionPool: {tcp: {maxConnections: no}}}",
             "a.yaml:6: spec.trafficPolicy.connectionPool.tcp.maxConnections: not a whole number",
         ),
         (
