@@ -1,8 +1,9 @@
 """The data plane process: arguments, descriptors, signals; builds and wires its parts.
 
-The supervisor starts it without privileges but CAP_NET_RAW and hands sockets over (see
-descriptors). SIGTERM: stop accepting, serve what lives until the drain deadline, exit 0. A second
-SIGTERM, or SIGINT: stop at once. SIGHUP: read the ticket keys again.
+The supervisor starts it without privileges but CAP_NET_RAW, hands sockets over (see descriptors)
+and removes its gRPC socket once it is gone: the sandbox lets it remove nothing. SIGTERM: stop
+accepting, serve what lives until the drain deadline, exit 0. A second SIGTERM, or SIGINT: stop at
+once. SIGHUP: read the ticket keys again.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Process:
         if self._given.ready is not None:
             os.write(self._given.ready, b"ready\n")
             os.close(self._given.ready)
-        log.info("%s serves, snapshot %d", self._name, self._host.version)
+        log.info("serves, snapshot %d", self._host.version)
         async with asyncio.TaskGroup() as tasks:
             reporting = tasks.create_task(self._report())
             await self._terminate.wait()
@@ -128,9 +129,7 @@ class Process:
         loop.remove_reader(self._engine.event_fd)
         self._host.close()
         self._engine.close()
-        with contextlib.suppress(OSError):
-            self._options.socket.unlink()
-        log.info("%s is done", self._name)
+        log.info("is done")
 
     async def _drain(self) -> None:
         await self._dns.stop()
@@ -138,7 +137,7 @@ class Process:
             return
         self._engine.drain(self._options.drain_seconds)
         deadline = time.monotonic() + self._options.drain_seconds
-        log.info("%s drains %d streams", self._name, self._engine.live)
+        log.info("drains %d streams", self._engine.live)
         while self._engine.live and time.monotonic() < deadline and not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), DRAIN_POLL_SECONDS)
@@ -202,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,
-        format=f"{options.socket.stem} %(levelname)s %(message)s",
+        format=f"{options.socket.stem}: %(message)s",
     )
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # leaf keys never reach a core file
     try:

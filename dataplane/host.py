@@ -57,6 +57,7 @@ class _Running:
     mac: bytes = b""
     sequence: int = 0  # of the last update of a single set
     sequence_mac: bytes = b""
+    applied_ms: float = 0.0  # of the last publish of either kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Host:
         if not await self._in(self._thread, partial(seal.verify, self._key, "snapshot", body, mac)):
             raise Refused("publishes_refused_mac", UNSIGNED)
         if mac == self._running.mac:
-            return 0.0  # it runs already: a daemon that came back says so again
+            return self._running.applied_ms  # it runs already; said again
         built = await self._in(self._thread, partial(self._build, body, False))
         sequence = self._run(built, mac)
         kept = self._in(self._disk, partial(self._keep, built.version, body, mac))
@@ -151,7 +152,7 @@ class Host:
         if not seal.verify(self._key, "set", body, mac):
             raise Refused("sets_refused", UNSIGNED)
         if mac == self._running.sequence_mac:
-            return 0.0
+            return self._running.applied_ms
         try:
             update = wire.decode_set_update(body)
             if update.snapshot_version != self._running.version:
@@ -213,7 +214,9 @@ class Host:
                 )
                 break
             await asyncio.sleep(APPLY_POLL_SECONDS)
-        return (time.monotonic() - start) * 1000
+        applied_ms = (time.monotonic() - start) * 1000
+        self._running = replace(self._running, applied_ms=applied_ms)
+        return applied_ms
 
     def _keep(self, version: int, body: bytes, mac: bytes) -> None:
         """On the disk's thread. It runs already: that it is not kept is counted and said."""
