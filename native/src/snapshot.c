@@ -522,11 +522,11 @@ static int check_sets(const struct dp_snapshot *snap, char *ret_detail, size_t l
 {
     for (uint32_t i = 0; i < snap->sets.count; i++) {
         int r = endpoints_seal(snap->sets.items[i].endpoints);
-        if (r < 0) {
+        if (r == -EINVAL)
             snprintf(ret_detail, len, "set %u: an endpoint with TLS expects no SPIFFE ID",
                      snap->sets.items[i].id);
+        if (r < 0)
             return r;
-        }
     }
     for (uint32_t i = 0; i < snap->snis.count; i++) {
         const struct sni_entry *entry = &snap->snis.items[i];
