@@ -459,7 +459,7 @@ static uint32_t draw_least(const struct choice *choice)
     uint32_t first = draw(choice), second = first;
     for (uint32_t i = 0; i < DRAWS && second == first && first != DP_NONE; i++)
         second = draw(choice);
-    if (second == first)
+    if (second == first || second == DP_NONE) /* NONE: another worker ejected the last just now */
         return first;
     const struct endpoint *a = &choice->set->items[first].endpoint;
     const struct endpoint *b = &choice->set->items[second].endpoint;
