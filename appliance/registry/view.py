@@ -80,11 +80,6 @@ class RegistryView:
         self.now = replace(self.now, endpoints=endpoints, unhealthy=self._unhealthy)
         self._tell(touched)
 
-    def forget_health(self, keep: Collection[tuple[str, Address]]) -> None:
-        """What is checked no longer counts as healthy again."""
-        gone = self._unhealthy - frozenset(keep)
-        self.set_health([(key, address, True) for key, address in gone])
-
     def _judged(self, endpoint: Endpoint) -> Endpoint:
         healthy = (endpoint.service, endpoint.address) not in self._unhealthy
         return endpoint if endpoint.healthy == healthy else replace(endpoint, healthy=healthy)
