@@ -29,6 +29,7 @@ struct dp_engine {
     dp_config config;
     struct tls_context *tls;     /* owned */
     struct worker *workers[DP_WORKERS_MAX]; /* owned; config.workers of them */
+    struct message *stops[DP_WORKERS_MAX];  /* owned; made early, so that stopping cannot fail */
     int event_fd;                /* owned */
     atomic_uint_fast64_t published;
 
@@ -72,9 +73,12 @@ int dp_engine_new(const dp_config *config, dp_engine **ret)
         r = stats_new(&engine->stats);
     if (r >= 0)
         r = tls_context_new(&engine->tls);
-    for (uint32_t i = 0; r >= 0 && i < config->workers; i++)
-        r = worker_new(&engine->config, (uint16_t)i, engine->tls, engine->event_fd,
-                       &engine->workers[i]);
+    for (uint32_t i = 0; r >= 0 && i < config->workers; i++) {
+        engine->stops[i] = message_new(MESSAGE_STOP);
+        r = engine->stops[i] == NULL ? -ENOMEM
+                                     : worker_new(&engine->config, (uint16_t)i, engine->tls,
+                                                  engine->event_fd, &engine->workers[i]);
+    }
     if (r < 0) {
         dp_engine_free(engine);
         return r;
@@ -88,8 +92,10 @@ void dp_engine_free(dp_engine *engine)
     if (engine == NULL)
         return;
     (void)dp_engine_stop(engine);
-    for (uint32_t i = 0; i < engine->config.workers; i++)
+    for (uint32_t i = 0; i < engine->config.workers; i++) {
+        message_free(engine->stops[i]);
         worker_free(engine->workers[i]);
+    }
     sets_free(engine->sets);
     tls_context_free(engine->tls);
     stats_free(engine->stats);
@@ -156,13 +162,11 @@ int dp_engine_set_ticket_keys(dp_engine *engine, const uint8_t *keys, uint32_t c
 static void stop_workers(dp_engine *engine)
 {
     for (uint32_t i = 0; i < engine->config.workers; i++) {
-        struct message *message = engine->workers[i] ? message_new(MESSAGE_STOP) : NULL;
-        if (message != NULL)
-            worker_put_take(engine->workers[i], message);
+        worker_put_take(engine->workers[i], engine->stops[i]);
+        engine->stops[i] = NULL;
     }
     for (uint32_t i = 0; i < engine->config.workers; i++)
-        if (engine->workers[i] != NULL)
-            worker_join(engine->workers[i]);
+        worker_join(engine->workers[i]);
 }
 
 int dp_engine_start(dp_engine *engine)
