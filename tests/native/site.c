@@ -89,6 +89,7 @@ void site_init(struct site *site, const char *trust_domain, uint32_t workers)
     site_address("127.0.1.1", site->host_addr);
     site_address("127.66.0.1", site->own_addr);
     site_address("127.0.2.1", site->mesh_addr);
+    site->listen_address = "0.0.0.0";
     site->has_host = site->has_service = site->has_sni = true;
     site->host_grade = DP_GRADE_L2;
     site->service = (dp_service){
@@ -105,7 +106,7 @@ void site_open(struct site *site)
     if (site->engine != NULL)
         return;
     MUST(dp_engine_new(&site->config, &site->engine) == 0);
-    int fd = listen_on("0.0.0.0", &site->port);
+    int fd = listen_on(site->listen_address, &site->port);
     int mesh_fd = listen_on("127.0.2.1", &site->mesh_port);
     for (uint32_t w = 0; w < site->config.workers; w++) {
         MUST(dp_engine_add_listener(site->engine, fd, DP_LISTEN_TRANSPARENT, w) == 0);
@@ -354,7 +355,12 @@ static void set_timeout(int fd)
 
 int site_listen(uint16_t *ret_port)
 {
-    int fd = listen_on("127.0.3.1", ret_port);
+    return site_listen_on("127.0.3.1", ret_port);
+}
+
+int site_listen_on(const char *address, uint16_t *ret_port)
+{
+    int fd = listen_on(address, ret_port);
     const struct timeval timeout = {.tv_sec = SITE_WAIT_MS / 1000};
     MUST(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) == 0);
     return fd;

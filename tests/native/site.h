@@ -35,6 +35,7 @@ struct site {
     struct dp_bundle *bundle, *peer_bundle;
     dp_config config;
     dp_engine *engine;
+    const char *listen_address;  /* of the transparent listener */
     uint16_t port, mesh_port;    /* of the listeners */
     uint64_t version;
 
@@ -74,6 +75,7 @@ bool site_wait_idle(const struct site *site);    /* no stream is left */
 
 /* Blocking sockets with a receive timeout; -1 = failed. */
 int site_listen(uint16_t *ret_port);             /* a service on 127.0.3.1 */
+int site_listen_on(const char *address, uint16_t *ret_port);
 int site_connect(const struct site *site, const char *from); /* to the VIP */
 int site_connect_to(const char *from, const char *to, uint16_t port);
 int site_accept(int listen_fd);

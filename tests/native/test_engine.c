@@ -11,6 +11,7 @@
 #include "clock.h"
 #include "link.h"
 #include "site.h"
+#include "sys.h"
 #include "test.h"
 
 enum { BULK = 8 << 20 };
@@ -252,6 +253,104 @@ static void client_ends_at_once(void)
     CHECK(site_send(p->accepted, "answer", 6));
     char answer[6];
     CHECK(site_receive(p->client, answer, 6));
+    pair_fini(p);
+}
+
+/* More than is kept for a retry: the rest waits in the kernel until the reply. */
+static void much_before_the_reply(void)
+{
+    static uint8_t out[200000], in[sizeof(out)];
+    struct pair *p = &pair;
+    pair_init(p);
+    pair_start(p);
+    p->client = site_connect(&p->a, "127.0.1.1");
+    for (size_t i = 0; i < sizeof(out); i++)
+        out[i] = (uint8_t)(i * 31 >> 3);
+    CHECK(site_send(p->client, out, sizeof(out)));
+    p->accepted = site_accept(p->service);
+    CHECK(p->accepted >= 0 && site_receive(p->accepted, in, sizeof(in)));
+    CHECK(memcmp(in, out, sizeof(in)) == 0);
+    CHECK(site_echo(p->client, p->accepted));
+    close_ends(p);
+    const struct site_event *event = site_wait_event(&p->a, DP_EVENT_CLOSE);
+    CHECK(event != NULL && event->head.bytes_up == sizeof(out) + 4);
+    CHECK_INT(site_stat(&p->a, STAT_BYTES_UP), sizeof(out) + 4);
+    pair_fini(p);
+}
+
+/* Every write takes a few bytes only: headers, replies and records arrive in pieces. */
+static atomic_uint send_calls;
+
+static ssize_t short_send(int fd, const void *buf, size_t len, int flags)
+{
+    unsigned call = atomic_fetch_add(&send_calls, 1);
+    size_t most = 1 + call * 2654435761u % 700;
+    return sys_real.send(fd, buf, len < most ? len : most, flags);
+}
+
+static void short_writes_everywhere(void)
+{
+    static struct sys_table table;
+    struct pair *p = &pair;
+    table = sys_real;
+    table.send = short_send;
+    sys = &table;
+    pair_init(p);
+    pair_start(p);
+    if (CHECK(pair_open(p))) {
+        CHECK(bulk(p->client, p->accepted, BULK / 16));
+        CHECK(bulk(p->accepted, p->client, BULK / 16));
+        shutdown(p->client, SHUT_WR);
+        CHECK(site_ended(p->accepted));
+    }
+    CHECK(atomic_load(&send_calls) > 1000);
+    pair_fini(p);
+    sys = &sys_real;
+}
+
+static void ipv6_stream(void)
+{
+    struct pair *p = &pair;
+    local_init(p);
+    site_address("::1", p->a.vip);
+    site_address("::1", p->a.host_addr);
+    p->a.listen_address = "::";
+    int service = site_listen_on("::1", &p->service_port);
+    p->a.outbound.count = 0;
+    site_address("::1", site_add_plain(&p->a.outbound, p->service_port)->endpoint.addr);
+    site_start(&p->a);
+    p->client = site_connect_to("::1", "::1", p->a.port);
+    p->accepted = site_accept(service);
+    CHECK(p->accepted >= 0 && site_echo(p->client, p->accepted));
+    const struct site_event *event = site_wait_event(&p->a, DP_EVENT_OPEN);
+    CHECK(event != NULL && memcmp(event->head.src_addr, p->a.vip, 16) == 0);
+    close(service);
+    local_fini(p);
+}
+
+/* One handshake a turn: the others wait their turn, none is lost. */
+static void handshakes_are_rationed(void)
+{
+    enum { STREAMS = 30 };
+    struct pair *p = &pair;
+    int clients[STREAMS];
+    pair_init(p);
+    p->a.config.handshakes_per_turn = p->b.config.handshakes_per_turn = 1;
+    pair_start(p);
+    for (int i = 0; i < STREAMS; i++)
+        clients[i] = site_connect(&p->a, "127.0.1.1");
+    for (int i = 0; i < STREAMS; i++) {
+        int fd = site_accept(p->service);
+        CHECK(fd >= 0);
+        close(fd);
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        CHECK(site_ended(clients[i]));
+        close(clients[i]);
+    }
+    CHECK(site_stat(&p->a, STAT_HANDSHAKES_DEFERRED) > 0);
+    CHECK_INT(site_stat(&p->b, STAT_HANDSHAKES_SERVER), STREAMS);
+    CHECK(site_wait_idle(&p->a));
     pair_fini(p);
 }
 
@@ -1123,7 +1222,9 @@ static void bad_configurations(void)
 }
 
 TEST_MAIN(TEST(local_stream), TEST(mesh_stream), TEST(mesh_resumes), TEST(service_speaks_first),
-          TEST(client_ends_at_once), TEST(bulk_is_spliced), TEST(no_pipe_copies),
+          TEST(client_ends_at_once), TEST(much_before_the_reply),
+          TEST(short_writes_everywhere), TEST(ipv6_stream), TEST(handshakes_are_rationed),
+          TEST(bulk_is_spliced), TEST(no_pipe_copies),
           TEST(proxy_header_for_the_service), TEST(transparent_source),
           TEST(denied_at_the_source), TEST(denied_at_the_destination),
           TEST(unknown_source_and_routes), TEST(weak_grade), TEST(denied_identity),
