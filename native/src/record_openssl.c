@@ -9,8 +9,8 @@ static struct tls *tls_of(const struct record *rec)
     return (struct tls *)rec; /* rec is its first member */
 }
 
-/* Why the SSL call just made did not succeed, as record_ops.read returns it. A FIN comes before
- * what the socket says of the alert that OpenSSL then tries to send. */
+/* Why the SSL call just made did not succeed, as record_ops.read returns it. OpenSSL meets a FIN
+ * only when it needs more bytes, so it is a truncation, whatever else it then queues as errors. */
 static ssize_t failure(struct tls *tls, const char *during, bool is_read)
 {
     switch (SSL_get_error(tls->ssl, 0)) {
@@ -20,9 +20,7 @@ static ssize_t failure(struct tls *tls, const char *during, bool is_read)
     case SSL_ERROR_ZERO_RETURN:
         return 0;
     default:
-        if (is_read && tls->io_eof &&
-            (ERR_peek_error() == 0 ||
-             ERR_GET_REASON(ERR_peek_last_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING))
+        if (is_read && tls->io_eof)
             return -ENODATA;
         if (tls->io_error != 0)
             return -tls->io_error;
@@ -135,7 +133,4 @@ static const struct record_ops openssl_ops = {
 void record_openssl_init(struct tls *tls)
 {
     tls->rec.ops = &openssl_ops;
-    /* The handshake read no byte too many, so that another layer could have taken over. OpenSSL
-     * stays: one read of the socket a record, not two. */
-    SSL_set_read_ahead(tls->ssl, 1);
 }

@@ -129,7 +129,9 @@ static int context_common(SSL_CTX *ctx)
                                     SSL_MODE_ENABLE_PARTIAL_WRITE |
                                     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     (void)SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY);
-    SSL_CTX_set_read_ahead(ctx, 0);
+    /* One read of the socket a record, not two. A layer that takes over from OpenSSL must instead
+     * have it off from the first byte, so that nothing is left in OpenSSL's buffer. */
+    SSL_CTX_set_read_ahead(ctx, 1);
     SSL_CTX_set_max_cert_list(ctx, CERTIFICATES_BYTES_MAX);
     (void)SSL_CTX_set_max_early_data(ctx, 0);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
