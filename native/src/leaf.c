@@ -1,6 +1,7 @@
 /* leaf.c: certificates that a snapshot refers to: leaves with their keys, and trust domains'
  * bundles. Parses PEM; verifies nobody (see tls.c). */
 #include <openssl/bio.h>
+#include <openssl/decoder.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
@@ -52,18 +53,29 @@ static int parse_certificates(const char *pem, size_t len, int max, STACK_OF(X50
     return r;
 }
 
-static int parse_key(const char *pem, size_t len, EVP_PKEY **ret)
+/* The key of that certificate's kind: told what to look for, OpenSSL 3.0 is four times as fast. */
+static int parse_key(const char *pem, size_t len, X509 *cert, EVP_PKEY **ret)
 {
     if (pem == NULL || len == 0 || len > PEM_MAX)
         return -EINVAL;
+    EVP_PKEY *key = NULL, *public_key = X509_get0_pubkey(cert);
+    const char *kind = public_key != NULL ? EVP_PKEY_get0_type_name(public_key) : NULL;
+    if (kind == NULL)
+        return -EINVAL;
     BIO *bio = BIO_new_mem_buf(pem, (int)len);
-    if (bio == NULL)
-        return -ENOMEM;
-    EVP_PKEY *key = PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL);
+    OSSL_DECODER_CTX *decoder =
+        OSSL_DECODER_CTX_new_for_pkey(&key, "PEM", NULL, kind, EVP_PKEY_KEYPAIR, NULL, NULL);
+    int r = bio != NULL && decoder != NULL ? 0 : -ENOMEM;
+    if (r == 0 && (OSSL_DECODER_CTX_set_pem_password_cb(decoder, no_password, NULL) != 1 ||
+                   OSSL_DECODER_from_bio(decoder, bio) != 1))
+        r = -EINVAL;
+    OSSL_DECODER_CTX_free(decoder);
     BIO_free(bio);
     ERR_clear_error();
-    if (key == NULL)
-        return -EINVAL;
+    if (r < 0) {
+        EVP_PKEY_free(key);
+        return r;
+    }
     *ret = key;
     return 0;
 }
@@ -102,7 +114,7 @@ int dp_leaf_new(const char *spiffe_id, const char *chain_pem, size_t chain_len,
     if (r < 0)
         goto err_free;
     leaf->cert = sk_X509_shift(leaf->chain);
-    r = parse_key(key_pem, key_len, &leaf->key);
+    r = parse_key(key_pem, key_len, leaf->cert, &leaf->key);
     if (r < 0)
         goto err_free;
     r = -EINVAL;
