@@ -262,3 +262,14 @@ def test_own_kinds() -> None:
     assert (service.spec.ports[0].port, service.spec.export) == (5432, False)
     assert (host.labels, len(host.spec.addresses)) == ({"app": "db"}, 2)
     assert load([Source("again", dump(model))]) == model
+
+
+@pytest.mark.parametrize(
+    "text", ["0E0", "1e3", "12", "no", "true", "~", "", "1:30", "#a", "a: b", " "]
+)
+def test_text_stays_text(text: str) -> None:
+    quoted = text.replace("'", "''")
+    head = HEAD.replace("{name: a}", f"{{name: a, annotations: {{note: '{quoted}'}}}}")
+    model = loaded(head + "spec: {host: a}")
+    (doc,) = load([Source("again", dump(model))]).documents
+    assert doc.annotations == {"note": text}
