@@ -1,6 +1,9 @@
 /* link.h: the link protocol inside a mesh connection: a PROXY v2 header from the client side, a
  * small reply from the server side. Bytes in, bytes out; no I/O.
- * https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt section 2.2 */
+ * https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt section 2.2
+ *
+ * The reply, in network order: 'S' 'L', link version (1 byte), 0, size of all of it (2), reason (2),
+ * capabilities (4), flow id (16), and from version 2 on the detail: printable ASCII, no NUL. */
 #ifndef SLUICE_LINK_H
 #define SLUICE_LINK_H
 

@@ -1105,7 +1105,7 @@ static void drain(void)
         CHECK(site_echo(p->client, p->accepted)); /* lives on until the deadline */
         expect_closed(p, &p->a, DP_REASON_DRAIN);
         CHECK(site_stat(&p->a, STAT_DRAINED_CLOSED) >= 1);
-        CHECK_INT(dp_engine_live(p->a.engine), 0);
+        CHECK(site_wait_idle(&p->a));
     }
     CHECK_INT(dp_engine_stop(p->a.engine), 0);
     CHECK_INT(dp_engine_drain(p->a.engine, 1), -ESHUTDOWN);
