@@ -25,8 +25,15 @@ ffi.set_source(
     libraries=["ssl", "crypto", "seccomp"],
     # -UNDEBUG: the interpreter's own flags turn asserts off; ours stay.
     extra_compile_args=[
-        "-std=gnu17", "-O2", "-g", "-UNDEBUG", "-Wall", "-Wextra", "-fvisibility=hidden",
-        "-fstack-protector-strong", "-pthread",
+        "-std=gnu17",
+        "-O2",
+        "-g",
+        "-UNDEBUG",
+        "-Wall",
+        "-Wextra",
+        "-fvisibility=hidden",
+        "-fstack-protector-strong",
+        "-pthread",
     ],
     extra_link_args=["-pthread", "-Wl,-z,relro,-z,now"],
 )

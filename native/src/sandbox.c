@@ -79,12 +79,28 @@ static int rule(scmp_filter_ctx ctx, uint32_t action, const char *name, unsigned
     return r == -EDOM ? 0 : r; /* not on this architecture */
 }
 
-static int allow_one_arg(scmp_filter_ctx ctx, const char *name, struct scmp_arg_cmp arg)
+static struct scmp_arg_cmp equal(unsigned arg, uint64_t value)
+{
+    return (struct scmp_arg_cmp){.arg = arg, .op = SCMP_CMP_EQ, .datum_a = value};
+}
+
+static struct scmp_arg_cmp not_equal(unsigned arg, uint64_t value)
+{
+    return (struct scmp_arg_cmp){.arg = arg, .op = SCMP_CMP_NE, .datum_a = value};
+}
+
+static struct scmp_arg_cmp masked(unsigned arg, uint64_t mask, uint64_t value)
+{
+    return (struct scmp_arg_cmp){
+        .arg = arg, .op = SCMP_CMP_MASKED_EQ, .datum_a = mask, .datum_b = value};
+}
+
+static int allow_when(scmp_filter_ctx ctx, const char *name, struct scmp_arg_cmp arg)
 {
     return rule(ctx, SCMP_ACT_ALLOW, name, 1, &arg);
 }
 
-static int refuse_one_arg(scmp_filter_ctx ctx, const char *name, struct scmp_arg_cmp arg)
+static int refuse_when(scmp_filter_ctx ctx, const char *name, struct scmp_arg_cmp arg)
 {
     return rule(ctx, SCMP_ACT_ERRNO(EPERM), name, 1, &arg);
 }
@@ -99,15 +115,15 @@ static int add_sockets(scmp_filter_ctx ctx)
     for (size_t i = 0; i < DP_COUNT(families); i++) {
         for (size_t k = 0; k < DP_COUNT(types); k++) {
             const struct scmp_arg_cmp args[] = {
-                SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]),
-                SCMP_A1(SCMP_CMP_MASKED_EQ, type_bits, (scmp_datum_t)types[k]),
+                equal(0, (uint64_t)families[i]),
+                masked(1, type_bits, (uint64_t)types[k]),
             };
             int r = rule(ctx, SCMP_ACT_ALLOW, "socket", 2, args);
             if (r < 0)
                 return r;
         }
     }
-    return allow_one_arg(ctx, "socketpair", SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+    return allow_when(ctx, "socketpair", equal(0, AF_UNIX));
 }
 
 /* Reading only. openat2 and clone3 hide their flags behind a pointer, so they do not exist, and
@@ -116,13 +132,11 @@ static int add_open(scmp_filter_ctx ctx, const char *name, unsigned flags_arg)
 {
     static const uint64_t writing[] = {O_CREAT, O_TRUNC, O_APPEND};
     const uint64_t mask = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | (O_TMPFILE & ~O_DIRECTORY);
-    int r = allow_one_arg(ctx, name,
-                          SCMP_CMP(flags_arg, SCMP_CMP_MASKED_EQ, mask, (scmp_datum_t)O_RDONLY));
+    int r = allow_when(ctx, name, masked(flags_arg, mask, O_RDONLY));
     for (uint64_t mode = 1; mode <= O_ACCMODE && r == 0; mode++)
-        r = refuse_one_arg(ctx, name, SCMP_CMP(flags_arg, SCMP_CMP_MASKED_EQ, O_ACCMODE, mode));
+        r = refuse_when(ctx, name, masked(flags_arg, O_ACCMODE, mode));
     for (size_t i = 0; i < DP_COUNT(writing) && r == 0; i++)
-        r = refuse_one_arg(ctx, name,
-                           SCMP_CMP(flags_arg, SCMP_CMP_MASKED_EQ, writing[i], writing[i]));
+        r = refuse_when(ctx, name, masked(flags_arg, writing[i], writing[i]));
     return r;
 }
 
@@ -131,10 +145,9 @@ static int add_clone(scmp_filter_ctx ctx)
 {
     const uint64_t namespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
                                 CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
-    int r = allow_one_arg(ctx, "clone",
-                          SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD | namespaces, CLONE_THREAD));
+    int r = allow_when(ctx, "clone", masked(0, CLONE_THREAD | namespaces, CLONE_THREAD));
     if (r == 0)
-        r = refuse_one_arg(ctx, "clone", SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
+        r = refuse_when(ctx, "clone", masked(0, CLONE_THREAD, 0));
     return r;
 }
 
@@ -146,17 +159,17 @@ static int add_filtered(scmp_filter_ctx ctx)
                                       PR_GET_NO_NEW_PRIVS, PR_CAPBSET_READ, PR_SET_VMA};
     int r = 0;
     for (size_t i = 0; i < DP_COUNT(ioctls) && r == 0; i++)
-        r = allow_one_arg(ctx, "ioctl", SCMP_A1(SCMP_CMP_EQ, ioctls[i]));
+        r = allow_when(ctx, "ioctl", equal(1, ioctls[i]));
     for (size_t i = 0; i < DP_COUNT(prctls) && r == 0; i++)
-        r = allow_one_arg(ctx, "prctl", SCMP_A0(SCMP_CMP_EQ, prctls[i]));
+        r = allow_when(ctx, "prctl", equal(0, prctls[i]));
     if (r == 0) /* asks, does not set */
-        r = allow_one_arg(ctx, "prlimit64", SCMP_A2(SCMP_CMP_EQ, 0));
+        r = allow_when(ctx, "prlimit64", equal(2, 0));
     /* Signals to ourselves: abort, raise, the interpreter's own. */
     static const char *const signals[] = {"kill", "tgkill"};
     for (size_t i = 0; i < DP_COUNT(signals) && r == 0; i++) {
-        r = allow_one_arg(ctx, signals[i], SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+        r = allow_when(ctx, signals[i], equal(0, (uint64_t)getpid()));
         if (r == 0)
-            r = refuse_one_arg(ctx, signals[i], SCMP_A0(SCMP_CMP_NE, (scmp_datum_t)getpid()));
+            r = refuse_when(ctx, signals[i], not_equal(0, (uint64_t)getpid()));
     }
     return r;
 }
