@@ -32,27 +32,81 @@ def tuples(each: st.SearchStrategy) -> st.SearchStrategy:  # type: ignore[type-a
 
 
 matches = st.builds(
-    s.Match, st.sampled_from(s.Part), u32, st.sampled_from(s.Field), st.sampled_from(s.MatchOp),
-    st.booleans(), text, st.none() | networks, port, u32,
+    s.Match,
+    st.sampled_from(s.Part),
+    u32,
+    st.sampled_from(s.Field),
+    st.sampled_from(s.MatchOp),
+    st.booleans(),
+    text,
+    st.none() | networks,
+    port,
+    u32,
 )
 sets = st.builds(
-    s.EndpointSet, u32, text,
-    tuples(st.builds(s.Endpoint, text, st.sampled_from(s.EndpointKind), address, port, u32, u32,
-                     st.booleans(), port, text, tuples(text))),
-    st.sampled_from(s.Balance), u32, u32, u32, u32, u32,
+    s.EndpointSet,
+    u32,
+    text,
+    tuples(
+        st.builds(
+            s.Endpoint,
+            text,
+            st.sampled_from(s.EndpointKind),
+            address,
+            port,
+            u32,
+            u32,
+            st.booleans(),
+            port,
+            text,
+            tuples(text),
+        )
+    ),
+    st.sampled_from(s.Balance),
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
 )
 snapshots = st.builds(
     s.Snapshot,
-    version=u64, trust_domain=text, zones=tuples(text), own_addresses=tuples(address),
+    version=u64,
+    trust_domain=text,
+    zones=tuples(text),
+    own_addresses=tuples(address),
     appliance_leaf=st.none() | text,
     bundles=tuples(st.builds(s.Bundle, text, text)),
     leaves=tuples(st.builds(s.Leaf, text, text, text, text)),
-    hosts=tuples(st.builds(s.Host, text, st.sampled_from(s.Grade), st.none() | text,
-                           st.none() | address, st.none() | text)),
-    services=tuples(st.builds(
-        s.Service, text, text, port, tuples(address), st.none() | u32, st.none() | text,
-        st.sampled_from(s.MtlsMode), st.sampled_from(s.Grade), st.sampled_from(s.SourceAddress),
-        tuples(text), u32, u32, u32, u32)),
+    hosts=tuples(
+        st.builds(
+            s.Host,
+            text,
+            st.sampled_from(s.Grade),
+            st.none() | text,
+            st.none() | address,
+            st.none() | text,
+        )
+    ),
+    services=tuples(
+        st.builds(
+            s.Service,
+            text,
+            text,
+            port,
+            tuples(address),
+            st.none() | u32,
+            st.none() | text,
+            st.sampled_from(s.MtlsMode),
+            st.sampled_from(s.Grade),
+            st.sampled_from(s.SourceAddress),
+            tuples(text),
+            u32,
+            u32,
+            u32,
+            u32,
+        )
+    ),
     inbound=tuples(st.builds(s.Inbound, text, text, port, u32)),
     sets=tuples(sets),
     policies=tuples(st.builds(s.Policy, text, st.sampled_from(s.Action), tuples(tuples(matches)))),
@@ -98,10 +152,20 @@ def test_damage_raises_wire_error_only(snapshot: s.Snapshot, data: st.DataObject
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [(s.Snapshot, pb.Snapshot), (s.Leaf, pb.Leaf), (s.Bundle, pb.Bundle), (s.Host, pb.Host),
-     (s.Service, pb.Service), (s.Inbound, pb.Inbound), (s.EndpointSet, pb.EndpointSet),
-     (s.Endpoint, pb.Endpoint), (s.Policy, pb.Policy), (s.Match, pb.Match), (s.Name, pb.Name),
-     (s.Denied, pb.Denied)],
+    [
+        (s.Snapshot, pb.Snapshot),
+        (s.Leaf, pb.Leaf),
+        (s.Bundle, pb.Bundle),
+        (s.Host, pb.Host),
+        (s.Service, pb.Service),
+        (s.Inbound, pb.Inbound),
+        (s.EndpointSet, pb.EndpointSet),
+        (s.Endpoint, pb.Endpoint),
+        (s.Policy, pb.Policy),
+        (s.Match, pb.Match),
+        (s.Name, pb.Name),
+        (s.Denied, pb.Denied),
+    ],
 )
 def test_each_shape_has_a_message_with_the_same_fields(shape: type, message: type) -> None:
     of_shape = {field.name for field in fields(shape)}
