@@ -607,8 +607,9 @@ static void link_rules(struct dp_snapshot *snap)
             while (match_at < snap->matches.count && snap->matches.items[match_at].policy == p &&
                    snap->matches.items[match_at].rule == r)
                 match_at++;
-            *rule = (struct policy_rule){.matches = snap->matches.items + start,
-                                         .count = match_at - start};
+            if (match_at > start)
+                *rule = (struct policy_rule){.matches = &snap->matches.items[start],
+                                             .count = match_at - start};
         }
     }
     assert(match_at == snap->matches.count);
