@@ -31,8 +31,7 @@ def _table(paths: Paths, users: Users) -> tuple[tuple[Path, int, int, int], ...]
         (paths.supervisor_socket.parent, 0, 0, 0o755),
         (paths.daemon_run, users.daemon, users.daemon, 0o755),
         (paths.ca_run, users.ca, users.ca, 0o755),
-        # The set-group-id bit gives its sockets the daemon's group; the child's umask lets it in.
-        (paths.dataplane_run, users.dataplane, users.daemon, 0o2750),
+        (paths.dataplane_run, users.dataplane, users.daemon, 0o750),
     )
 
 

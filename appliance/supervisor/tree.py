@@ -68,8 +68,9 @@ def commands(site_file: Path, site: Site, paths: Paths) -> Commands:
                 *("--mark", hex(UPSTREAM)),
                 *("--drain-seconds", str(settings.drain_seconds)),
             ),
-            # Its socket lets the daemon's group in; its state directory is 0700 anyway.
-            User(users.dataplane, users.dataplane, "net_raw", umask=0o007),
+            # In the daemon's group, so that its socket can let the daemon in. The group opens
+            # nothing else: state directories are 0700.
+            User(users.dataplane, users.daemon, "net_raw", umask=0o007),
         )
 
     return Commands(

@@ -116,9 +116,8 @@ async def _set_hostname(tree: Tree, arguments: Arguments) -> dict[str, Any]:
 
 
 def _write_hostname(name: str) -> None:
-    new = Path("/etc/hostname.new")
-    new.write_text(name + "\n", encoding="ascii")
-    new.rename("/etc/hostname")
+    # In place: the unit may write this one file in /etc and no other.
+    Path("/etc/hostname").write_text(name + "\n", encoding="ascii")
 
 
 async def _nic_set(tree: Tree, arguments: Arguments) -> dict[str, Any]:
