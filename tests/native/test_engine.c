@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "address.h"
@@ -1194,6 +1195,28 @@ static void two_workers_under_publishes(void)
     pair_fini(p);
 }
 
+/* In a child, since nothing takes the sandbox back. */
+static void works_in_the_sandbox(void)
+{
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        struct pair *p = &pair;
+        pair_init(p);
+        pair_start(p);
+        bool good = dp_sandbox_enter() == 0 && pair_open(p) && site_echo(p->client, p->accepted) &&
+                    bulk(p->client, p->accepted, BULK) && site_publish(&p->a) == 0 &&
+                    site_echo(p->client, p->accepted);
+        close_ends(p);
+        good = good && site_wait_event(&p->a, DP_EVENT_CLOSE) != NULL &&
+               dp_engine_stop(p->a.engine) == 0;
+        _exit(good ? 0 : 1);
+    }
+    int status = -1;
+    CHECK_INT(waitpid(child, &status, 0), child);
+    CHECK_INT(status, 0);
+}
+
 static void bad_configurations(void)
 {
     struct pair *p = &pair;
@@ -1239,4 +1262,5 @@ TEST_MAIN(TEST(local_stream), TEST(mesh_stream), TEST(mesh_resumes), TEST(servic
           TEST(publish_revokes_and_expires), TEST(publish_limits), TEST(too_many_snapshots),
           TEST(resets_pass_through), TEST(timeouts), TEST(updates), TEST(drain),
           TEST(stop_closes_everything), TEST(two_workers_under_publishes),
+          TEST(works_in_the_sandbox),
           TEST(bad_configurations))
