@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 CONNECTIONS_MAX = 256
 EACH_MAX = 32  # from one address
 HANDSHAKE_S = 10.0
+SHUTDOWN_S = 2.0
 LIFE_S = 30.0  # one question, one answer
 
 
@@ -114,7 +115,11 @@ class Listener:
         transport: asyncio.BaseTransport | None = None
         try:
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: watched, connection, ssl=self.context, ssl_handshake_timeout=HANDSHAKE_S
+                lambda: watched,
+                connection,
+                ssl=self.context,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=SHUTDOWN_S,
             )
             async with asyncio.timeout(LIFE_S):
                 await watched.lost.wait()
@@ -123,7 +128,7 @@ class Listener:
         finally:
             if transport is None:
                 connection.close()
-            else:
+            elif not transport.is_closing():  # else it ends by itself, in SHUTDOWN_S at most
                 cast(asyncio.Transport, transport).abort()
             self._live[source] -= 1
             if not self._live[source]:
