@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from appliance.compile import (
@@ -53,8 +53,12 @@ class Published:
 
     model: Model
     registry: Registry  # with the allocations it was compiled with
-    version: int
+    snapshot: Snapshot = field(repr=False)  # the last whole one
     applied_ms: float
+
+    @property
+    def version(self) -> int:
+        return self.snapshot.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Publisher:
         self.model = Model()  # wanted
         self.published: Published | None = None
         self.problem = ""  # why the last publish failed; "" = it did not
+        self.publishes = 0
+        self.failures = 0
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._all = False  # a whole snapshot is due
@@ -102,9 +108,14 @@ class Publisher:
             self._services |= services
         self._wake.set()
 
+    @property
+    def version(self) -> int:
+        """Of the last snapshot that was sent."""
+        return int(self._store.get(_VERSION, "0"))
+
     def seen(self, version: int) -> None:
         """A data plane process runs this version: after a restored backup it may be above ours."""
-        if version > int(self._store.get(_VERSION, "0")):
+        if version > self.version:
             self._store.put(_VERSION, str(version))
             self.touch()
 
@@ -131,6 +142,7 @@ class Publisher:
                 if str(error) != self.problem:
                     log.error("not published: %s", error)
                 self.problem = str(error)
+                self.failures += 1
             except BaseException:
                 self.touch()
                 raise
@@ -177,7 +189,7 @@ class Publisher:
         snapshot = await asyncio.to_thread(compile, model, registry, self._site, leaves, version)
         ack = await _sent(self._target.publish(snapshot))
         self._allocator.release(registry.vips.keys(), registry.sets.keys(), int(self._clock()))
-        return self._done(Published(model, registry, version, ack.applied_ms))
+        return self._done(Published(model, registry, snapshot, ack.applied_ms))
 
     async def _publish_sets(self, services: set[str]) -> None:
         assert self.published is not None
@@ -200,6 +212,7 @@ class Publisher:
 
     def _done(self, published: Published) -> Published:
         self.published, self.problem = published, ""
+        self.publishes += 1
         for listener in self._listeners:
             listener(published)
         return published

@@ -18,13 +18,11 @@ from appliance.registry.store import Row, Store
 PEERS_MAX = 256
 
 
-def state_of(peer: Peer, *, connected: bool, now: float, since: float, stale_s: int) -> PeerState:
-    """since: when we began to try, UNIX seconds. A restart of ours makes no peer stale at once."""
+def state_of(*, connected: bool, quiet_s: float, stale_s: int) -> PeerState:
+    """quiet_s: since it was heard of, or since we began to listen, whichever is shorter."""
     if connected:
         return PeerState.CONNECTED
-    if now - max(peer.last_seen, since) >= stale_s:
-        return PeerState.STALE
-    return PeerState.CONNECTING
+    return PeerState.STALE if quiet_s >= stale_s else PeerState.CONNECTING
 
 
 class Peers:
