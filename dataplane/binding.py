@@ -21,6 +21,7 @@ if lib.dp_abi_version() != lib.DP_ABI_VERSION:
 
 CData = Any  # a pointer, struct or array of C
 EVENT_BYTES = 256 << 10  # read at once
+U64_MAX = 2**64 - 1
 
 
 class NativeError(Exception):
@@ -488,12 +489,13 @@ class Engine:
 
     def histograms(self) -> dict[str, Histogram]:
         bounds = histogram_bounds()
-        counts, total = ffi.new("uint64_t[]", len(bounds)), ffi.new("uint64_t *")
+        buckets = lib.dp_histogram_buckets()
+        counts, total = ffi.new("uint64_t[]", buckets), ffi.new("uint64_t *")
         found = {}
         for index in range(lib.dp_histogram_count()):
             name = ffi.string(lib.dp_histogram_name(index)).decode()
             check(
-                lib.dp_engine_read_histogram(self._pointer, index, counts, len(bounds), total),
+                lib.dp_engine_read_histogram(self._pointer, index, counts, buckets, total),
                 name,
             )
             found[name] = Histogram(bounds, tuple(ffi.unpack(counts, len(bounds))), total[0])
@@ -501,7 +503,9 @@ class Engine:
 
 
 def histogram_bounds() -> tuple[int, ...]:
-    return tuple(lib.dp_histogram_bound(each) for each in range(lib.dp_histogram_buckets()))
+    """Upper bounds, exclusive, rising; the buckets after the last can hold nothing."""
+    bounds = [lib.dp_histogram_bound(each) for each in range(lib.dp_histogram_buckets())]
+    return tuple(bounds[: bounds.index(U64_MAX) + 1] if U64_MAX in bounds else bounds)
 
 
 def _stat_names() -> list[str]:

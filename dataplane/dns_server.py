@@ -7,6 +7,7 @@ a bounded number of datagrams a turn, and a rate a source.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -64,7 +65,7 @@ class DnsServer:
         self._rate = Rate()
         self._udp: list[socket.socket] = []
         self._tcp: list[asyncio.Server] = []
-        self._streams: dict[asyncio.StreamWriter, str] = {}  # and whom each comes from
+        self._streams: dict[asyncio.Task[None], str] = {}  # and whom each comes from
 
     async def start(self, udp: tuple[int, ...], tcp: tuple[int, ...]) -> None:
         """Takes duplicates of the descriptors: bound UDP and listening TCP sockets."""
@@ -87,9 +88,10 @@ class DnsServer:
             sock.close()
         for server in self._tcp:
             server.close()
-        for writer in tuple(self._streams):
-            writer.close()
         self._udp, self._tcp = [], []
+        for task in tuple(self._streams):
+            task.cancel()
+        await asyncio.gather(*self._streams, return_exceptions=True)
 
     def _datagrams(self, sock: socket.socket) -> None:
         for _ in range(DATAGRAMS_A_TURN):
@@ -126,7 +128,9 @@ class DnsServer:
             self.counters["dns_streams_refused"] += 1
             writer.transport.abort()
             return
-        self._streams[writer] = source
+        task: asyncio.Task[None] | None = asyncio.current_task()
+        assert task is not None
+        self._streams[task] = source
         try:
             while reply := await asyncio.wait_for(self._next(reader, source), STREAM_IDLE_SECONDS):
                 writer.write(len(reply).to_bytes(2) + reply)
@@ -134,8 +138,10 @@ class DnsServer:
         except (TimeoutError, asyncio.IncompleteReadError, OSError):
             pass  # idle, or gone
         finally:
-            del self._streams[writer]
+            del self._streams[task]
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _next(self, reader: asyncio.StreamReader, source: str) -> bytes | None:
         """The reply to the stream's next query; None = it has earned none, close."""
