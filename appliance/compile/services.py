@@ -114,6 +114,11 @@ def services(
     return tuple(_Build(model, registry, site, only, hosts).views())
 
 
+def workload_name(doc: Document[istio.WorkloadEntry]) -> str:
+    """As an endpoint; never a host's name, which is one label."""
+    return f"{doc.name}.{doc.namespace}"
+
+
 @dataclass(frozen=True, slots=True)
 class EntryName:
     """One host of a ServiceEntry, and the service it makes."""
@@ -310,7 +315,7 @@ class _Build:
                 yield self._host(key, host)
         for doc in self.workloads.get(namespace, ()):
             if selects(labels, {**doc.labels, **doc.spec.labels}):
-                yield self._workload(key, doc.name, doc.spec, doc.labels, ports)
+                yield self._workload(key, workload_name(doc), doc.spec, doc.labels, ports)
 
     def _host(self, key: str, host: Host) -> Endpoint:
         address = host.addresses[0]

@@ -24,6 +24,8 @@ _BOOLEAN = {"true": True, "True": True, "TRUE": True, "false": False, "False": F
             "FALSE": False}  # fmt: skip
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_STARTS = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
+_ENDS = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 STRING_TAG = "tag:yaml.org,2002:str"
 
 
@@ -147,20 +149,21 @@ def documents(text: str) -> Iterator[Node]:
         raise TreeError(0, f"not YAML: {' '.join(str(error).split())}") from None
 
 
-def _step(builder: _Builder, event: yaml.Event) -> Node | None:
+def _step(builder: _Builder, event: Any) -> Node | None:
     line = event.start_mark.line + 1 if event.start_mark else 0
-    if isinstance(event, yaml.ScalarEvent):
+    kind = type(event)
+    if kind is yaml.ScalarEvent:
         node = Node(line, _scalar(builder, event, line))
         if event.anchor is not None:
             builder.anchors[event.anchor] = node
         return builder.add(node)
-    if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+    if kind in _ENDS:
         return builder.close()
-    if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+    if kind in _STARTS:
         if event.tag is not None and not event.implicit:
             raise TreeError(line, f"the tag {event.tag!r} is not allowed: remove it")
-        builder.open(line, {} if isinstance(event, yaml.MappingStartEvent) else [], event.anchor)
-    elif isinstance(event, yaml.AliasEvent):
+        builder.open(line, {} if kind is yaml.MappingStartEvent else [], event.anchor)
+    elif kind is yaml.AliasEvent:
         if event.anchor not in builder.anchors:
             raise TreeError(line, f"*{event.anchor} refers to nothing finished above it")
         target = builder.anchors[event.anchor]
@@ -170,7 +173,7 @@ def _step(builder: _Builder, event: yaml.Event) -> Node | None:
     return None
 
 
-def _scalar(builder: _Builder, event: yaml.ScalarEvent, line: int) -> Any:
+def _scalar(builder: _Builder, event: Any, line: int) -> Any:
     text = event.value
     if event.tag is not None and event.tag not in ("!", STRING_TAG):
         raise TreeError(line, f"the tag {event.tag!r} is not allowed: remove it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from appliance.compile.services import EntryName, ServiceView, entry_names
+from appliance.compile.services import EntryName, ServiceView, entry_names, workload_name
 from appliance.config import istio, own
 from appliance.config.model import AnyDocument, Document
 from appliance.config.notes import Level, Note
@@ -141,7 +141,7 @@ def _workloads(context: Context) -> Iterator[Note]:
         for endpoint in view.endpoints:
             selecting.setdefault((endpoint.host, endpoint.address), []).append(view)
     for doc in context.model.of(istio.WorkloadEntry):
-        views = selecting.get((doc.name, doc.spec.address))
+        views = selecting.get((workload_name(doc), doc.spec.address))
         if not views:
             text = "no ServiceEntry or Service of its namespace selects its labels"
             yield doc.note(Level.APPROXIMATED, ("spec", "labels"), text)

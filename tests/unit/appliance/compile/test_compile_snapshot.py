@@ -250,7 +250,7 @@ def test_a_service_document_selects_hosts_and_workloads() -> None:
                    "{address: 198.18.0.32, labels: {app: cache}, ports: {redis: 6380}, weight: 3}"),
     )  # fmt: skip
     assert endpoints("cache.default:6379", *texts) == [
-        ("c1", "198.18.0.31", 6379), ("c2", "198.18.0.32", 6380),
+        ("c1", "198.18.0.31", 6379), ("c2.default", "198.18.0.32", 6380),
     ]  # fmt: skip
     snapshot = compiled(*texts)
     leaf = next(s.leaf for s in snapshot.services if s.name == "cache.default")
@@ -396,3 +396,18 @@ def test_documents_of_hosts_stand_beside_the_registrys() -> None:
     hidden = own("Host", "web1", "{addresses: [198.18.0.78]}")
     assert ip_address("198.18.0.78") not in {s.address for s in compiled(hidden).hosts}
     assert {h.name for h in compiler.hosts(model(hidden), REGISTRY)} == {"db1", "web1", "web2"}
+
+
+def test_a_workload_is_never_taken_for_a_host_of_its_name() -> None:
+    texts = (
+        networking(
+            "ServiceEntry", "x",
+            "{hosts: [x], ports: [{number: 1, name: a}], resolution: STATIC, "
+            "location: MESH_INTERNAL, workloadSelector: {labels: {app: x}}}",
+        ),
+        networking("WorkloadEntry", "web2", "{address: 198.18.9.1, labels: {app: x}}"),
+    )  # fmt: skip
+    found = set_of(compiled(*texts), "x.default:1", model(*texts), REGISTRY)
+    assert [(e.name, e.kind) for e in found.endpoints] == [("web2.default", EndpointKind.PLAIN)]
+    leaf = next(s.leaf for s in compiled(*texts).services if s.name == "x.default")
+    assert leaf == "spiffe://a.example/ns/default/sa/default|l3"

@@ -5,9 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from appliance.config.model import Model, merge
-from appliance.config.notes import Level
-from appliance.config.verify import judge, refusals, verify
+from appliance.config.verify import refusals, verify
 from appliance.registry.model import Registry
 from tests.unit.appliance import sites
 from tests.unit.appliance.sites import (
@@ -252,23 +250,6 @@ def test_the_articles_rules_fit_their_services() -> None:
     )
     assert not [line for line in lines if line.startswith("refused")]
     assert any("the old name of consecutive5xxErrors" in line for line in lines)
-
-
-def test_judge_blames_a_change_for_nothing_that_was_so_before() -> None:
-    before = model(networking("DestinationRule", "d", "{host: gone}"))
-    other = model(policy("{}"))
-    assert refusals(judge(before, merge(before, other), REGISTRY, SITE)) == []
-    assert refusals(judge(Model(), before, REGISTRY, SITE))
-    changed = model(networking("DestinationRule", "d", "{host: gone, exportTo: ['*']}"))
-    assert refusals(judge(before, merge(before, changed), REGISTRY, SITE))
-
-
-def test_judge_tells_what_a_change_makes_wrong_elsewhere() -> None:
-    before = model(entry(f"hosts: [x], {STATIC}", "e"))
-    after = merge(before, model(own("Service", "x", "{ports: [{port: 1}]}")))
-    (note,) = refusals(judge(before, after, REGISTRY, SITE))
-    assert note.document == "ServiceEntry default/e"
-    assert note.level is Level.REFUSED
 
 
 def test_a_document_may_ask_for_an_address_that_is_free() -> None:
