@@ -68,6 +68,7 @@ from dataplane.snapshot import Leaf
 log = logging.getLogger("sluice.daemon")
 
 RETRY_S = 2.0
+READY_S = 10.0
 CA_LOOK_S = 60.0
 LOOPBACK = "127.0.0.1"
 
@@ -148,6 +149,7 @@ class Daemon:
         self.view.listen(lambda services: self.registry_changed(services))
         self.publisher.listen(self.was_published)
         self.bound = asyncio.Event()
+        self.certified = asyncio.Event()  # we have a leaf of our own
         self.whole = 0  # version of the last whole snapshot that was looked at
 
     # -- what parts ask of each other ------------------------------------------------------------
@@ -181,6 +183,8 @@ class Daemon:
         if published.version == self.whole:
             return  # endpoints' health alone
         self.whole = published.version
+        if self.own_leaf() is not None:
+            self.certified.set()
         self.bound.set()
         self.health.set(
             Target(view.key, endpoint.address, number, view.health)
@@ -238,6 +242,7 @@ class Daemon:
 
     async def keep(self, part: str, serve: Callable[[], Awaitable[None]]) -> None:
         """Tries until the part serves: it may have to wait for a certificate or an address."""
+        await self.certified.wait()
         while True:
             try:
                 await serve()
@@ -305,7 +310,10 @@ class Daemon:
         stack.push_async_callback(server.stop, None)
 
     async def enrol(self) -> None:
-        """Hosts and peers join while there is a leaf and a bundle. Never returns."""
+        """Hosts and peers may join from now on."""
+        leaf, bundle = self.own_leaf(), self.view.now.bundle_pem
+        if leaf is None or not bundle:
+            raise Unavailable("this appliance has no certificate yet: is the CA running?")
         enrolment = Enrolment(
             self.site.trust_domain,
             self.hosts,
@@ -315,19 +323,27 @@ class Daemon:
             self.audit,
             self.catalog.ports,
         )
-        while True:
-            leaf, bundle = self.own_leaf(), self.view.now.bundle_pem
-            if leaf is None or not bundle:
-                raise Unavailable("this appliance has no certificate yet: is the CA running?")
-            server = EnrolServer(self.site, enrolment, self.ca, bundle, agent_file())
-            server.set_leaf(leaf)
-            async with _listening(server):
-                self.troubles.clear("enrolment")
-                while self.view.now.bundle_pem == bundle:
-                    await asyncio.sleep(RETRY_S)
-                    if (now := self.own_leaf()) is not None and now is not leaf:
-                        leaf = now
-                        server.set_leaf(leaf)
+        server = EnrolServer(self.site, enrolment, self.ca, bundle, agent_file())
+        server.set_leaf(leaf)
+        try:
+            await server.__aenter__()
+        except OSError as error:
+            await server.__aexit__(None, None, None)
+            raise Unavailable(f"enrolment cannot listen: {error.strerror}") from error
+        self.tasks.start(self.keep_enrolment(server, leaf, bundle), "enrolment's leaf")
+
+    async def keep_enrolment(self, server: EnrolServer, leaf: Leaf, bundle: str) -> None:
+        """Its leaf follows ours; when the CA's bundle changes, it starts anew."""
+        try:
+            while self.view.now.bundle_pem == bundle:
+                await asyncio.sleep(RETRY_S)
+                now = self.own_leaf()
+                if now is not None and now is not leaf:
+                    leaf = now
+                    server.set_leaf(leaf)
+        finally:
+            await server.__aexit__(None, None, None)
+        await self.keep("enrolment", self.enrol)
 
     def addresses(self, *, mesh: bool = False, hosts: bool = False) -> tuple[str, ...]:
         spec = self.site.spec
@@ -359,13 +375,17 @@ class Daemon:
                 await served.serve((LOOPBACK, *self.addresses(mesh=True)), ports.metrics)
                 stack.push_async_callback(served.close)
 
-            optional = [("peering", peering), ("enrolment", self.enrol)]
+            parts: dict[str, Callable[[], Awaitable[None]]] = {
+                "peering": peering,
+                "enrolment": self.enrol,
+            }
             if ports.admin:
-                optional.append(("admin API by mTLS", lambda: self.remote_api(stack)))
+                parts["admin API by mTLS"] = lambda: self.remote_api(stack)
             if ports.metrics:
-                optional.append(("metrics", metrics))
-            for part, start in optional:
-                self.tasks.start(self.keep(part, start), part)
+                parts["metrics"] = metrics
+            starting = [
+                self.tasks.start(self.keep(part, start), part) for part, start in parts.items()
+            ]
             async with asyncio.TaskGroup() as loops:
                 running = [
                     loops.create_task(loop, name=name)
@@ -380,6 +400,7 @@ class Daemon:
                         "network": self.keep_network(),
                     }.items()
                 ]
+                await _patiently(starting, stop)
                 ready()
                 log.info("serving site %s (%s)", self.site.name, self.site.trust_domain)
                 await stop.wait()
@@ -389,17 +410,13 @@ class Daemon:
                     task.cancel()
 
 
-@asynccontextmanager
-async def _listening(server: EnrolServer) -> AsyncIterator[None]:
-    try:
-        await server.__aenter__()
-    except OSError as error:
-        await server.__aexit__(None, None, None)
-        raise Unavailable(f"enrolment cannot listen: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        await server.__aexit__(None, None, None)
+async def _patiently(starting: list[asyncio.Task[None]], stop: asyncio.Event) -> None:
+    """Until all serve; the site is of use without them, so not for long."""
+    stopped = asyncio.ensure_future(stop.wait())
+    everything = asyncio.ensure_future(asyncio.wait(starting))
+    await asyncio.wait((stopped, everything), timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    everything.cancel()
 
 
 async def _run(site: Site, paths: Paths) -> None:

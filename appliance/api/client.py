@@ -31,7 +31,8 @@ MESSAGE_BYTES_MAX = 64 << 20
 
 
 def _raise(error: grpc.aio.AioRpcError, where: str) -> ApplianceError:
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
+    answered = "sluice-answered" in dict(error.trailing_metadata() or ())
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not answered:
         return Unavailable(f"the daemon does not answer at {where}: is `sluice up` running?")
     kind = BY_CODE.get(error.code().name, ApplianceError)
     return kind(error.details() or error.code().name)

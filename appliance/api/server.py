@@ -48,6 +48,8 @@ WATCHERS_MAX = 32
 WATCH_QUEUE_MAX = 2_000
 INTERVAL_MIN_MS, INTERVAL_MAX_MS = 100, 60_000
 SOURCES_MAX = 10_000
+# With an error that we answer: so that the client can tell it from its own transport's.
+ANSWERED = (("sluice-answered", "1"),)
 OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -70,7 +72,7 @@ def answers(write: bool = False) -> Callable[[Handler[R]], Handler[R]]:
                     need_write(caller)
                 return await handler(self, request, context)
             except ApplianceError as error:
-                await context.abort(grpc.StatusCode[error.code], details(error))
+                await context.abort(grpc.StatusCode[error.code], details(error), ANSWERED)
             except asyncio.CancelledError:
                 raise
             except Exception:
@@ -234,7 +236,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             if self._watchers >= WATCHERS_MAX:
                 raise LimitReached(f"{WATCHERS_MAX} watch already: close a console")
         except ApplianceError as error:
-            await context.abort(grpc.StatusCode[error.code], details(error))
+            await context.abort(grpc.StatusCode[error.code], details(error), ANSWERED)
         self._watchers += 1
         news = _News(request, self._flows, self._audit)
         wait_ms = min(max(request.interval_ms or 1000, INTERVAL_MIN_MS), INTERVAL_MAX_MS)
