@@ -87,6 +87,7 @@ class _Process:
         self.name = f"dp-{generation}"
         self.stub = rpc.DataplaneStub(channel)
         self.lock = asyncio.Lock()
+        self.gone = False
 
 
 class Dataplanes:
@@ -208,7 +209,7 @@ class Dataplanes:
         """None = no answer. What an old process refuses is logged."""
         async with process.lock:
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 or process.gone:
                 return None
             call = process.stub.Publish if method == "Publish" else process.stub.PublishSet
             try:
@@ -259,6 +260,8 @@ class Dataplanes:
                 log.error("%s: %s", process.name, error)
             finally:
                 await self._forget(process)
+            async with process.lock:  # a call under way ends with its own error, not by our close
+                pass
 
     async def _watch(self, process: _Process) -> None:
         bounds: tuple[int, ...] = ()
@@ -292,6 +295,7 @@ class Dataplanes:
                 log.warning("%s refused: %s", process.name, answer.reason)
 
     async def _forget(self, process: _Process) -> None:
+        process.gone = True
         async with self._changed:
             if self._processes.get(process.generation) is process:
                 del self._processes[process.generation]
