@@ -120,9 +120,11 @@ class SiteSpace:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def start(self, timeout_s: float = READY_S) -> None:
+    def start(
+        self, timeout_s: float = READY_S, program: Sequence[str] = ("-m", "appliance.supervisor")
+    ) -> None:
         """Runs `sluice up` until it says that it is ready. Raises Unavailable with its last
-        lines."""
+        lines. program: another one that takes the same arguments (tests)."""
         ready = self.directory / "notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.log.open("ab") as log:
             ready.unlink(missing_ok=True)
@@ -130,7 +132,7 @@ class SiteSpace:
             notify.settimeout(0.2)
             self.process = subprocess.Popen(
                 self.python(
-                    "-m", "appliance.supervisor", "--site", str(self.site_file),
+                    *program, "--site", str(self.site_file),
                     *("--state", str(self.paths.state), "--run", str(self.paths.run)),
                 ),
                 stdin=subprocess.DEVNULL,
@@ -328,7 +330,7 @@ def _write_site(site: SiteSpace) -> None:
             "appliance": f"edge-{site.name}",
             "hosts": {"interfaces": ["hosts0", *ports], "addresses": [str(x) for x in APPLIANCE]},
             "mesh": {"addresses": [str(x) for x in site.mesh]},
-            "dataplane": {"workers": 2, "streamsMax": 4096, "drainSeconds": 30},
+            "dataplane": {"workers": 2, "streamsMax": 2048, "drainSeconds": 30},
             **site.settings,
         },
     }

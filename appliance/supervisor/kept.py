@@ -234,7 +234,7 @@ class Kept:
         how = await child.stop(self._drain_s + KILL_MARGIN_S)
         self._draining.remove(child)
         self._on_end(child.generation)
-        log.info("%s: process %d has drained: %s", self.name, child.pid, how)
+        log.info("%s: process %d has ended: %s", self.name, child.pid, how)
 
     async def _end_all(self, retired: asyncio.TaskGroup) -> None:
         if self._replacement is not None and not self._replacement.done.done():

@@ -52,6 +52,7 @@ def worker_count(site: Site) -> int:
 def commands(site_file: Path, site: Site, paths: Paths) -> Commands:
     """The real ones, each with its user and its one capability."""
     users, settings = site.spec.users, site.spec.dataplane
+    streams = streams_that_fit(site)
     python = (sys.executable, "-P", "-m")
     where = ("--state", str(paths.state), "--run", str(paths.run))
     daemon = User(users.daemon, users.daemon, "net_admin")
@@ -64,7 +65,7 @@ def commands(site_file: Path, site: Site, paths: Paths) -> Commands:
                 *("--state", str(paths.dataplane_state)),
                 *("--socket", str(paths.dataplane_run / f"dp-{generation}.sock")),
                 *("--workers", str(worker_count(site))),
-                *("--streams", str(settings.streams_max)),
+                *("--streams", str(streams)),
                 *("--mark", hex(UPSTREAM)),
                 *("--drain-seconds", str(settings.drain_seconds)),
             ),
@@ -111,7 +112,6 @@ class Tree:
 
     async def run(self) -> None:
         """Until `stop`. A factory reset ends everything, wipes the state and begins anew."""
-        raise_file_limit(self.site, self._workers)
         try:
             while True:
                 self._publish_key = publish_key(self.paths.supervisor_state)
@@ -281,18 +281,26 @@ class Tree:
             pipes.close()
 
 
-def raise_file_limit(site: Site, workers: int) -> None:
-    """Two descriptors a stream and the pipes; inherited by the children. Raises ApplianceError."""
-    wanted = workers * site.spec.dataplane.streams_max * 2 + OTHER_FILES
+def streams_that_fit(site: Site) -> int:
+    """Raises the limit of open files, which the children inherit, to what spec.dataplane asks for:
+    two a stream. Where that is not allowed (some containers), fewer streams a worker."""
+    workers, streams = worker_count(site), site.spec.dataplane.streams_max
+    wanted = workers * streams * 2 + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = int(Path("/proc/sys/fs/nr_open").read_text())
-        if wanted > most:
+    if resource.RLIM_INFINITY in (soft, hard) or soft >= wanted:
+        return streams
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+    except (OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        fit = max((hard - OTHER_FILES) // (2 * workers), 0)
+        if fit < 16:
             raise ApplianceError(
-                f"{wanted} open files needed, fs.nr_open allows {most}: "
-                "raise it or lower spec.dataplane.streamsMax"
-            )
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
-        except (OSError, ValueError) as error:
-            raise ApplianceError(f"the limit of open files stays at {soft}: {error}") from error
+                f"the limit of open files is {hard}: raise it (LimitNOFILE) to {wanted}"
+            ) from None
+        log.warning(
+            "%d streams a worker fit, not %d: raise the limit of open files to %d",
+            *(min(fit, streams), streams, wanted),
+        )
+        return min(fit, streams)
+    return streams
