@@ -74,9 +74,9 @@ def remove(table: str) -> None:
         raise InterceptFault(f"nft did not remove our table: {run.stderr.strip()[:200]}")
 
 
-def add_routes(vips: Sequence[str], gateways: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Without any route a connect fails before nftables sees it. Returns (network, gateway) of
-    the routes that were missing and were added; says so when one cannot be."""
+def add_routes(vips: Sequence[str], gateways: Sequence[str]) -> tuple[str, ...]:
+    """Without any route a connect fails before nftables sees it. Returns the networks whose
+    route was missing and was added; says so when one cannot be."""
     added = []
     for vip in vips:
         network = ipaddress.ip_network(vip)
@@ -87,17 +87,16 @@ def add_routes(vips: Sequence[str], gateways: Sequence[str]) -> tuple[tuple[str,
         for gateway in via:
             route = (str(network), "via", gateway, "proto", ROUTE_PROTOCOL)
             if _run("ip", version, "route", "add", *route).returncode == 0:
-                added.append((str(network), gateway))
+                added.append(str(network))
                 break
         else:
             log.warning("no route to %s: add one, to any next hop", network)
     return tuple(added)
 
 
-def remove_routes(routes: Sequence[tuple[str, str]]) -> None:
-    for network, gateway in routes:
-        version = f"-{ipaddress.ip_network(network).version}"
-        route = (network, "via", gateway, "proto", ROUTE_PROTOCOL)
-        run = _run("ip", version, "route", "del", *route)
-        if run.returncode != 0:
-            log.warning("route %s: %s", network, run.stderr.strip()[:200])
+def remove_routes(vips: Sequence[str]) -> None:
+    """Those that add_routes added, now or before a crash: nobody else's have our protocol."""
+    for vip in vips:
+        network = ipaddress.ip_network(vip)
+        route = (str(network), "proto", ROUTE_PROTOCOL)
+        _run("ip", f"-{network.version}", "route", "del", *route)

@@ -74,11 +74,17 @@ def _status(args: argparse.Namespace) -> None:
 def _clean(args: argparse.Namespace) -> None:
     """After a crash, what the next start would replace anyway."""
     intercept.remove(args.table)
+    directory = Directory(args.state)
+    if directory.joined:
+        intercept.remove_routes(directory.load().vips)
 
 
 def _leave(args: argparse.Namespace) -> None:
     service.remove()
-    intercept.remove(args.table)
+    try:
+        _clean(args)
+    except StateError as error:  # damaged: leaving is the way out of that
+        print(f"sluice-agent: {error}; a route may be left", file=sys.stderr)
     Directory(args.state).remove()
     print("left: remove the host on the appliance too, with `sluice host remove`")
 

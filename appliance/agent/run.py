@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 OUTBOUND_PORT = 15006
 REFRESH_S = 300.0  # between questions for this host's configuration
 RETRY_FIRST_S, RETRY_MAX_S = 5.0, 300.0
-TROUBLES = (StateError, KeyFault, Refused, Unreachable, ssl.SSLError, OSError)
+TROUBLES = (
+    StateError, KeyFault, Refused, Unreachable, intercept.InterceptFault, OSError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,6 @@ class Agent:
         self.inbound = Inbound(self.state, into, self.counters, self.refresh)
         self._out = Listeners("out", self.outbound.serve, self.counters)
         self._in = Listeners("in", self.inbound.serve, self.counters)
-        self._routes: tuple[tuple[str, str], ...] = ()
 
     def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         return (
@@ -65,16 +66,19 @@ class Agent:
         _open(self._out, ("127.0.0.1", "::1"), self._options.port)
         _open(self._in, ("0.0.0.0", "::"), self.state.agent_port)
         if self._options.intercept:
-            intercept.apply(self._options.table, self.state.vips, self._options.port)
-            gateways = [address for address, _ in self.state.mesh]
-            self._routes = intercept.add_routes(self.state.vips, gateways)
+            self._intercept()
         self._write_status("")
         log.info("serving as %s", self.state.spiffe_id)
+
+    def _intercept(self) -> None:
+        intercept.apply(self._options.table, self.state.vips, self._options.port)
+        gateways = [address for address, _ in self.state.mesh]
+        intercept.add_routes(self.state.vips, gateways)
 
     async def stop(self) -> None:
         if self._options.intercept:
             intercept.remove(self._options.table)
-            intercept.remove_routes(self._routes)
+            intercept.remove_routes(self.state.vips)
         await self._out.close()
         await self._in.close()
 
@@ -107,6 +111,9 @@ class Agent:
                 self._write_status(f"cannot {what}: {error}")
                 return False
             self.counters[f"{what}_done"] += 1
+            if what == "renew":
+                until = time.strftime("%F %T", time.localtime(self.state.not_after))
+                log.info("renewed until %s", until)
             self._write_status("")
             return True
 
@@ -116,11 +123,10 @@ class Agent:
         self.outbound.use(new, out)
         self.inbound.use(new, into)
         if new.vips != old.vips and self._options.intercept:
-            intercept.apply(self._options.table, new.vips, self._options.port)
+            intercept.remove_routes(old.vips)
+            self._intercept()
         if new.agent_port != old.agent_port:
             log.warning("the appliance expects us on port %d: restart the agent", new.agent_port)
-        if new.not_after != old.not_after:
-            log.info("renewed until %s", time.strftime("%F %T", time.localtime(new.not_after)))
 
     def _write_status(self, problem: str) -> None:
         status: dict[str, Any] = {
