@@ -72,7 +72,7 @@ class CaClient:
                     ("grpc.max_receive_message_length", 64 << 20),
                 ],
             )
-            self._stub = ca_pb2_grpc.CaStub(self._channel)  # type: ignore[no-untyped-call]
+            self._stub = ca_pb2_grpc.CaStub(self._channel)
         method: Callable[..., Awaitable[Any]] = getattr(self._stub, name)
         try:
             return await method(request, timeout=self._timeout_s, wait_for_ready=True)

@@ -300,7 +300,7 @@ async def serve(ca: Ca, public: Path) -> AsyncIterator[PeerCredFront]:
             ("grpc.max_send_message_length", 64 << 20),  # a long list of approvals
         ],
     )
-    ca_pb2_grpc.add_CaServicer_to_server(CaServicer(ca), server)  # type: ignore[no-untyped-call]
+    ca_pb2_grpc.add_CaServicer_to_server(CaServicer(ca), server)
     server.add_insecure_port(f"unix:{inner}")
     await server.start()
     try:

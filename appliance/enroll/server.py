@@ -59,7 +59,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class EnrolServer:
-    """Async context manager. `set_leaf` before it starts, and at each renewal of the leaf."""
+    """Async context manager; raises OSError when it cannot listen. `set_leaf` before it starts,
+    and at each renewal of the leaf."""
 
     def __init__(
         self,
@@ -118,7 +119,11 @@ class EnrolServer:
         await self._runner.setup()
         assert self._runner.server is not None
         self._listener = Listener(self._runner.server, self._context)
-        self._listener.start(self._addresses, self._port)
+        try:
+            self._listener.start(self._addresses, self._port)
+        except OSError:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

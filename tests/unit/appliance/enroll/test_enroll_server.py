@@ -322,6 +322,19 @@ async def test_connections_are_bounded(site: Site1, monkeypatch: pytest.MonkeyPa
             sock.close()
 
 
+async def test_a_taken_port_is_an_error_and_leaves_nothing(site: Site1) -> None:
+    again = server.EnrolServer(
+        site.site, site.store, site.ca, site.bundle_pem, b"", addresses=("127.0.0.1",),
+        port=site.port,
+    )  # fmt: skip
+    own = Need("own", site.site.appliance_id, None)
+    again.set_leaf(await credentials.issue(site.ca, own, 3600))
+    with pytest.raises(OSError, match=r"enrolment on 127\.0\.0\.1"):
+        await again.__aenter__()
+    assert again.ports == ()
+    assert await site.known()  # the first one serves on
+
+
 async def test_silent_connections_end(site: Site1, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "LIFE_S", 0.2)
     assert await raw(site, b"POST /v1/join HTTP/1.1\r\n") == b""
