@@ -102,14 +102,14 @@ class Sets:
                 for built, given in zip(local, view.endpoints, strict=True)
                 if selects(subset.labels, {**view.labels, **given.labels})
             )
-        endpoints = tuple(endpoint for endpoint in local if endpoint is not None)
+        endpoints = [endpoint for endpoint in local if endpoint is not None]
         if not key.inbound:
-            endpoints += tuple(self.remote(view, key.port))
+            endpoints += self.remote(view, key.port)
         settings = traffic.settings(rule, key.port, subset)
         return EndpointSet(
             id=number,
             service=view.key,
-            endpoints=endpoints,
+            endpoints=_once(endpoints),
             balance=settings.balance,
             connections_max=settings.connections_max,
             failures_consecutive=settings.ejection.failures_consecutive,
@@ -170,6 +170,14 @@ class Sets:
                     sni=name,
                     expected=expected,
                 )
+
+
+def _once(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """Where two lead to the same place, the first."""
+    found: dict[tuple[object, ...], Endpoint] = {}
+    for each in endpoints:
+        found.setdefault((each.kind, each.address, each.port, each.sni), each)
+    return tuple(found.values())
 
 
 def believed(identities: Iterable[str], trust_domain: str) -> tuple[str, ...]:

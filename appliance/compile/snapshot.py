@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.compile import traffic
 from appliance.compile.authn import Authentication, Demand
@@ -126,7 +126,7 @@ def compile(
         sets=tuple(build.sets),
         policies=build.authorization.policies(),
         names=tuple(build.names),
-        denied=tuple(_denied(registry)),
+        denied=tuple(dict.fromkeys(_denied(registry))),
     )
 
 
@@ -189,8 +189,12 @@ class _Build:
         self.inbound: list[Inbound] = []
         self.sets: list[EndpointSet] = []
         self.names: list[Name] = []
+        self.owners: dict[Address, str] = {}
 
     def add(self, view: ServiceView) -> None:
+        """An address that two services ask for is the first one's."""
+        vips = tuple(a for a in view.vips if self.owners.setdefault(a, view.key) == view.key)
+        view = replace(view, vips=vips) if vips != view.vips else view
         rule = self.rules.get(view.key)
         trust_domain = self.site.trust_domain
         ids: dict[SetKey, int] = {}

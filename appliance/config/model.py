@@ -55,7 +55,7 @@ class Document(Generic[S_co]):
 
     def note(self, level: Level, path: tuple[str | int, ...], text: str) -> Note:
         line = self.node.line_at(path) if self.node else 0
-        return Note(level, self.file or str(self), line, dotted(path), text, str(self))
+        return Note(level, self.file or str(self), line, dotted(path), text)
 
 
 AnyDocument = Document[Spec]

@@ -22,7 +22,6 @@ class Note:
     line: int  # from 1; 0 = the whole file
     path: str  # "spec.rules[0].from[1]", or "" for the whole document
     text: str  # what, and what to do
-    document: str = ""  # "DestinationRule default/reviews", where it could be read that far
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file

@@ -16,6 +16,7 @@ from appliance.config.load import Source, load
 from appliance.config.model import Document, Model
 from appliance.config.verify import verify
 from appliance.registry.model import Registry
+from dataplane.binding import Certificates, build
 from dataplane.snapshot import (
     Action,
     EndpointKind,
@@ -61,6 +62,8 @@ def _closed(snapshot: Snapshot) -> None:
     assert len(sets) == len(snapshot.sets)
     assert len(keys) == len(snapshot.leaves)
     services = {(service.name, service.port) for service in snapshot.services}
+    owners = {(vip, service.name) for service in snapshot.services for vip in service.vips}
+    assert len({vip for vip, _ in owners}) == len(owners)
     assert len(services) == len(snapshot.services)
     for service in snapshot.services:
         assert service.outbound_set in sets
@@ -78,6 +81,8 @@ def _closed(snapshot: Snapshot) -> None:
     bindings = [host.address or host.agent_id for host in snapshot.hosts]
     assert len(set(bindings)) == len(bindings)
     for each in snapshot.sets:
+        places = {(e.kind, e.address, e.port, e.sni) for e in each.endpoints}
+        assert len(places) == len(each.endpoints)
         for endpoint in each.endpoints:
             assert (endpoint.kind is EndpointKind.PLAIN) == (not endpoint.expected)
             assert bool(endpoint.sni) == bool(endpoint.expected)
@@ -85,6 +90,7 @@ def _closed(snapshot: Snapshot) -> None:
             if endpoint.kind is EndpointKind.MESH:
                 assert endpoint.priority > 0
                 assert all(i.startswith("spiffe://b.example/ns/") for i in endpoint.expected)
+    assert len(set(snapshot.denied)) == len(snapshot.denied)
     assert len({name.name for name in snapshot.names}) == len(snapshot.names)
     assert len({bundle.trust_domain for bundle in snapshot.bundles}) == len(snapshot.bundles)
 
@@ -101,6 +107,17 @@ def test_health_moves_nothing_but_sets(documents: list[dict[str, Any]], registry
     before = compiler.compile(model, ready, SITE, held, 1)
     after = compiler.compile(model, flipped, SITE, held, 1)
     assert replace(before, sets=()) == replace(after, sets=())
+
+
+@given(DOCUMENTS, registries())
+@settings(max_examples=60, deadline=None)
+def test_the_data_plane_takes_what_compile_makes(
+    documents: list[dict[str, Any]], registry: Registry
+) -> None:
+    """All of it but certificates, which are no texts of ours."""
+    model = loaded(documents)
+    snapshot = compiler.compile(model, allocated(model, registry), SITE, {}, 1)
+    build(replace(snapshot, bundles=()), Certificates())
 
 
 @dataclass(frozen=True)
