@@ -179,8 +179,8 @@ async def test_a_denied_stream_says_which_policy(
         value = routed(3, sockets, echo)
         service = replace(value.services[0], policies=("AuthorizationPolicy default/p",))
         await client.publish(replace(value, services=(service,)))
-        with pytest.raises(ConnectionResetError):
-            await say(sockets, b"x")
+        with pytest.raises(OSError, match=r"reset|Broken pipe|not connected"):
+            await say(sockets, b"x")  # which of them: the reset may come at any step
         event = await first(client, lambda r: isinstance(r, FlowEvent))
         assert isinstance(event, FlowEvent)
         assert (event.kind, event.reason) == (EventKind.REFUSED, Reason.DENIED)
