@@ -104,7 +104,7 @@ class Applier:
 
     async def rollback(self, revision: int, *, by: str, dry_run: bool = False) -> Outcome:
         """To the documents of a revision, as a new revision."""
-        model = await asyncio.to_thread(self._revisions.model, revision)
+        model = await asyncio.to_thread(load, self._revisions.sources(revision))
         return await self._change(
             lambda _: model, Model(), by=by, dry_run=dry_run, summary=f"back to revision {revision}"
         )
@@ -275,7 +275,8 @@ class Applier:
         pending = self._revisions.revert(reason)
         self._audit.record("daemon", "revert", f"revision {pending.revision}: {reason}")
         log.warning("revision %d reverted to %d: %s", pending.revision, pending.previous, reason)
-        self._publisher.wanted(await asyncio.to_thread(self._revisions.model, pending.previous))
+        sources = self._revisions.sources(pending.previous)
+        self._publisher.wanted(await asyncio.to_thread(load, sources))
         await self._publisher.settle()
         return pending
 

@@ -77,12 +77,16 @@ class Leaves:
         """Renews at half life, and asks again for what could not be had. Never returns."""
         while True:
             await asyncio.sleep(self._wait_s())
-            now = self._clock()
-            due = [self._needs[key] for key, at in self._due.items() if at <= now]
-            before = dict(self._held)
-            await self._obtain((*due, *self.missing(self._needs.values())))
-            if any(before.get(key) is not held for key, held in self._held.items()):
-                self._renewed()
+            await self.renew()
+
+    async def renew(self) -> None:
+        """What is due or missing; tells when there is anything new."""
+        now = self._clock()
+        due = [self._needs[key] for key, at in self._due.items() if at <= now]
+        before = dict(self._held)
+        await self._obtain((*due, *self.missing(self._needs.values())))
+        if any(before.get(key) is not held for key, held in self._held.items()):
+            self._renewed()
 
     def _wait_s(self) -> float:
         if self.refused or self.unanswered or self.missing(self._needs.values()):
@@ -102,6 +106,7 @@ class Leaves:
                     credential = await obtain(self._ca, need, self._ttl_s)
                 except Unavailable as error:
                     self.unanswered += 1
+                    self.refused.pop(need.key, None)
                     log.warning("no leaf for %s: %s", need.spiffe_id, error)
                     return
                 except ApplianceError as error:

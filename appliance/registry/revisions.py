@@ -71,8 +71,12 @@ class Revisions:
 
     def model(self, revision: int) -> Model:
         """Raises NotFound."""
+        return load(self.sources(revision))
+
+    def sources(self, revision: int) -> list[Source]:
+        """Its documents' text. Raises NotFound."""
         if revision == 0:
-            return Model()
+            return []
         if not self._store.one("SELECT 1 FROM revisions WHERE id = ?", (revision,)):
             raise NotFound(f"there is no revision {revision}: see `sluice history`")
         rows = self._store.all(
@@ -80,9 +84,9 @@ class Revisions:
             " WHERE revision = ?",
             (revision,),
         )
-        return load(
-            [Source(f"{row['kind']} {row['namespace']}/{row['name']}", row["text"]) for row in rows]
-        )
+        return [
+            Source(f"{row['kind']} {row['namespace']}/{row['name']}", row["text"]) for row in rows
+        ]
 
     def generations(self, revision: int) -> dict[Key, int]:
         rows = self._store.all(

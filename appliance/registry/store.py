@@ -121,7 +121,7 @@ class Store:
                 ) from error
             raise Unavailable(f"{self.path}: {error}: nothing was changed") from error
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.IntegrityError):
+            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
             raise ApplianceError(
                 f"{self.path} is damaged ({error}): stop the daemon and restore a backup"
