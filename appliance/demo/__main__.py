@@ -23,7 +23,8 @@ from appliance.demo.story import Story
 from appliance.demo.topology import Topology
 from appliance.errors import ApplianceError
 
-console = Console(highlight=False)
+# Into a file or a pipe the table keeps its columns; a terminal folds it to its width.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from appliance.demo.topology import Host, SiteSpace
@@ -15,10 +16,11 @@ COMMAND_TIMEOUT_S = 180.0
 
 
 class Commands:
-    """Background processes end with `close`, newest first."""
+    """Background processes write logs into directory and end with `close`, newest first."""
 
-    def __init__(self) -> None:
-        self._running: list[tuple[str, subprocess.Popen[str]]] = []
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running: list[tuple[Path, subprocess.Popen[bytes]]] = []
 
     def sluice(self, site: SiteSpace, *arguments: str, given: str = "") -> str:
         """`sluice …` on the site's appliance, as its root; returns what it printed."""
@@ -42,31 +44,36 @@ class Commands:
             timeout=COMMAND_TIMEOUT_S,
         )  # fmt: skip
 
-    def keep(self, name: str, argv: Sequence[str], ready: str = "ready") -> subprocess.Popen[str]:
-        """Starts argv, waits for a line with `ready` on its standard output."""
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True,
-        )  # fmt: skip
-        self._running.append((name, process))
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line.rstrip())
-            if ready in line:
-                return process
-        raise ApplianceError(f"{name} did not start: {' / '.join(said[-5:])}")
+    def keep(
+        self, name: str, argv: Sequence[str], ready: str = "ready", seconds: float = 30.0
+    ) -> subprocess.Popen[bytes]:
+        """Starts argv and waits until its output has `ready`. Raises ApplianceError."""
+        path = self._directory / f"{name}.log"
+        with path.open("wb") as log:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self._running.append((path, process))
+        until(
+            f"{name} being ready",
+            lambda: ready in path.read_text(errors="replace") or process.poll() is not None,
+            seconds,
+        )
+        if process.poll() is not None:
+            raise ApplianceError(f"{name} ended: {path.read_text(errors='replace')[-500:]}")
+        return process
 
-    def end(self, process: subprocess.Popen[str]) -> str:
-        """Ends one of them; returns what it printed since it was ready."""
-        self._running = [entry for entry in self._running if entry[1] is not process]
+    def end(self, process: subprocess.Popen[bytes]) -> str:
+        """Ends one of them; returns the last line it wrote."""
+        path = next(path for path, kept in self._running if kept is process)
+        self._running.remove((path, process))
         process.terminate()
         try:
-            out, _ = process.communicate(timeout=20)
+            process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
-            out, _ = process.communicate()
-        return out or ""
+            process.wait()
+        return (path.read_text(errors="replace").splitlines() or [""])[-1]
 
     def close(self) -> None:
         for _, process in reversed(list(self._running)):

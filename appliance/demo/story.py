@@ -55,7 +55,7 @@ class Story:
     def __init__(self, topology: Topology, console: Console) -> None:
         self._topology = topology
         self._console = console
-        self._commands = Commands()
+        self._commands = Commands(topology.directory)
         self._a, self._b = topology.sites["a"], topology.sites["b"]
         self._marker = f"sluice-demo-{secrets.token_hex(8)}"
         self._step = 0
@@ -85,7 +85,7 @@ class Story:
         )
         self._say("real clients talk across the sites by mesh name")
         self._traffic()
-        counted = self._commands.end(capture).strip()
+        counted = self._commands.end(capture)
         self._flows()
         self._say(f"wire audit of the link between the sites ({counted})")
         self._audit(counted)
@@ -166,18 +166,17 @@ class Story:
     def _join(self, site: SiteSpace, host: Host, account: str, services: tuple[str, ...]) -> None:
         added = self._add(site, host, account, services, "--agent", "--address", str(host.ipv4))
         state = site.directory / f"agent-{host.name}"
-        agent = state / "sluice-agent"
-        state.mkdir(mode=0o755)
-        line = added["join_line"].replace("sudo ", "").replace("/tmp/sluice-agent", str(agent))
-        flags = f"--state {state}"
-        joined = self._commands.on(
-            host, "sh", "-c", f"{line} --no-service {flags}", given=added["code"] + "\n"
-        )
+        agent = site.directory / f"sluice-agent-{host.name}"
+        # The line as it was printed; but no systemd runs here, so the agent is kept and run.
+        line = added["join_line"].replace("sudo ", "")
+        script = f"{line} --no-service --state {state} && mv $f {agent}"
+        joined = self._commands.on(host, "sh", "-c", script, given=added["code"] + "\n")
         if joined.returncode != 0:
             raise ApplianceError(f"{host.name} cannot join: {joined.stderr.strip()[-500:]}")
         self._commands.keep(
             f"agent on {host.name}",
             host.command("/usr/bin/python3", str(agent), "run", "--state", str(state)),
+            ready="serving as",
         )
         self._note(
             f"{account}: {short_id(added['host']['spiffe_id'])}, agent, "
@@ -288,7 +287,7 @@ class Story:
         )
 
     def _source_flows(self) -> list[Any]:
-        flows = self._commands.sluice_json(self._a, "flows")["flows"]
+        flows = self._commands.sluice_json(self._a, "flows")
         return [flow for flow in flows if flow["kind"] == "outbound"]
 
     def _audit(self, counted: str) -> None:
@@ -327,13 +326,13 @@ class Story:
 
     def _say(self, text: str) -> None:
         self._step += 1
-        self._console.print(f"[bold]{self._step}. {text}[/]")
+        self._console.print(f"[bold]{self._step}. {text}[/]", soft_wrap=True)
 
     def _note(self, text: str) -> None:
-        self._console.print(f"   {text}")
+        self._console.print(f"   {text}", soft_wrap=True)
 
     def _claim(self, text: str, good: bool) -> None:
         mark = "[green]yes[/]" if good else "[red]NO[/] "
-        self._console.print(f"   {mark} {text}")
+        self._console.print(f"   {mark} {text}", soft_wrap=True)
         if not good:
             self._failed.append(text)

@@ -16,14 +16,16 @@ SRC = ROOT / "native" / "src"
 # Who may include whom: a file includes only its own rank's lower neighbours (or its own header).
 C_LAYERS = (
     ("base",),
-    ("sys", "clock", "buf"),
-    ("pool", "pipe", "timer", "stats", "event", "sandbox", "reason", "cipher", "link"),
+    ("sys", "clock", "vector", "address"),
+    ("arena", "table", "pool", "pipe", "timer", "stats", "event", "sandbox", "cipher", "link", "sni"),
+    ("buffer",),
     ("loop", "endpoints", "spiffe", "record"),
-    ("snapshot",),
-    ("policy",),
-    ("tls",),
+    ("snapshot", "leaf"),
+    ("policy", "sets"),
+    ("mailbox",),
+    ("tls", "record_openssl"),
     ("relay",),
-    ("stream",),
+    ("stream", "ejection"),
     ("worker",),
     ("engine",),
 )
