@@ -179,7 +179,7 @@ async def test_a_denied_stream_says_which_policy(
         value = routed(3, sockets, echo)
         service = replace(value.services[0], policies=("AuthorizationPolicy default/p",))
         await client.publish(replace(value, services=(service,)))
-        with pytest.raises(OSError, match=r"reset|Broken pipe|not connected"):
+        with pytest.raises(OSError, match=r"\[Errno (104|32|107)\]"):
             await say(sockets, b"x")  # which of them: the reset may come at any step
         event = await first(client, lambda r: isinstance(r, FlowEvent))
         assert isinstance(event, FlowEvent)
