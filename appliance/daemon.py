@@ -56,7 +56,7 @@ from appliance.registry.store import Store
 from appliance.registry.view import RegistryView
 from appliance.report import Reporter, Troubles
 from appliance.site import Site, load_site
-from appliance.system import nft
+from appliance.system import checks, nft
 from appliance.system.network import Network
 from appliance.system.rooted import SupervisorClient
 from appliance.tasks import Tasks
@@ -170,7 +170,7 @@ class Daemon:
         await self.book.hear(last, seconds, self.peering.connected)
 
     async def findings(self) -> list[tuple[str, str, str]]:
-        return []
+        return await checks.findings(self.site)
 
     def registry_changed(self, services: frozenset[str] | None) -> None:
         if services is None:
