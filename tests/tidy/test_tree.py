@@ -30,6 +30,8 @@ C_LAYERS = (
         "link",
         "sni",
     ),
+    ("keys",),
+    ("aead",),
     ("buffer",),
     ("loop", "endpoints", "spiffe", "record"),
     ("snapshot", "leaf"),
