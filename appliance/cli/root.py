@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 from click.shell_completion import get_completion_class
 
-from appliance.cli import documents, flows, hosts, peers, rescue, site
+from appliance.cli import ca, documents, flows, hosts, peers, rescue, site
 from appliance.cli.context import Context
 from appliance.cli.output import errors
 from appliance.errors import ApplianceError
@@ -63,6 +63,7 @@ for command in (
     hosts.host,
     hosts.service,
     peers.peer,
+    ca.ca,
     documents.apply,
     documents.get,
     documents.delete,
