@@ -182,14 +182,15 @@ class Peering(peering_pb2_grpc.PeeringServicer):
         name = f"{peer.appliance}.sluice.{peer.trust_domain}"
         options = (*OPTIONS, ("grpc.ssl_target_name_override", name))
         async with grpc.aio.secure_channel(where, credentials, options=options) as channel:
-            outgoing: asyncio.Queue[pb.Word] = asyncio.Queue(1)
-            call = peering_pb2_grpc.PeeringStub(channel).Converse(_from(outgoing))
+            call = peering_pb2_grpc.PeeringStub(channel).Converse()
             try:
                 async with contextlib.aclosing(self._words(peer, aiter(call))) as words:
                     async for word in words:
-                        await outgoing.put(word)
+                        await call.write(word)
             except grpc.aio.AioRpcError as error:
                 self._lost(peer.name, error.details() or error.code().name)
+            except asyncio.InvalidStateError:  # ended meanwhile; the reader says why
+                pass
             finally:
                 call.cancel()
 
@@ -252,11 +253,6 @@ class Peering(peering_pb2_grpc.PeeringServicer):
         if link is not None and link.detail != why:
             link.detail = why
             log.warning("peer %s: %s", name, why)
-
-
-async def _from(queue: asyncio.Queue[pb.Word]) -> AsyncIterator[pb.Word]:
-    while True:
-        yield await queue.get()
 
 
 def _way(peer: Peer) -> tuple[object, ...]:
