@@ -10,10 +10,10 @@ daemon. That needs the box: over mTLS from elsewhere, identities must be approve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import grpc
 
@@ -31,7 +31,9 @@ MESSAGE_BYTES_MAX = 64 << 20
 
 
 def _raise(error: grpc.aio.AioRpcError, where: str) -> ApplianceError:
-    answered = "sluice-answered" in dict(error.trailing_metadata() or ())
+    # The published types of gRPC know no pairs here.
+    metadata = cast("Iterable[tuple[str, str]]", error.trailing_metadata() or ())
+    answered = any(key == "sluice-answered" for key, _ in metadata)
     if error.code() is grpc.StatusCode.UNAVAILABLE and not answered:
         return Unavailable(f"the daemon does not answer at {where}: is `sluice up` running?")
     kind = BY_CODE.get(error.code().name, ApplianceError)
@@ -73,8 +75,13 @@ class AdminClient:
         except grpc.aio.AioRpcError as error:
             raise _raise(error, self._where) from error
 
-    async def _approve(self, spiffe_id: str) -> None:
-        await CaClient(self._paths.ca_socket).approve(spiffe_id, Grade.KEY)
+    async def _approve(self, identities: Sequence[str], grade: Grade) -> None:
+        """At least grade for each; an approval that is stronger already stays."""
+        ca = CaClient(self._paths.ca_socket)
+        known = {each.spiffe_id: each.max_grade for each in await ca.approvals()}
+        for spiffe_id in identities:
+            if known.get(spiffe_id, Grade.NONE) < grade:
+                await ca.approve(spiffe_id, grade)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -153,8 +160,8 @@ class AdminClient:
         plan: pb.ApplyReply = await self._call(self._stub.Apply, request)
         if dry_run:
             return plan
-        for spiffe_id in plan.identities:
-            await self._approve(spiffe_id)
+        # Documents make no agents, so nothing they name is ever surer than a port of its own.
+        await self._approve(plan.identities, Grade.PORT)
         request.dry_run = False
         return await self._call(self._stub.Apply, request)
 
@@ -176,7 +183,8 @@ class AdminClient:
         trust_domain = (await self.status()).trust_domain
         namespace = request.namespace or "default"
         account = request.service_account or request.name
-        await self._approve(f"spiffe://{trust_domain}/ns/{namespace}/sa/{account}")
+        spiffe_id = f"spiffe://{trust_domain}/ns/{namespace}/sa/{account}"
+        await self._approve([spiffe_id], _grade(request))
         return await self._call(self._stub.AddHost, request)
 
     async def remove_host(self, name: str) -> None:
@@ -197,6 +205,15 @@ class AdminClient:
 
     async def restart_dataplane(self) -> None:
         await self._call(self._stub.RestartDataplane, pb.ListRequest())
+
+
+def _grade(request: pb.AddHostRequest) -> Grade:
+    """How sure the site can be of that host: the most that the CA should sign for it."""
+    if request.agent:
+        return Grade.KEY
+    if request.interface:
+        return Grade.PORT
+    return Grade.L2 if request.mac else Grade.L3
 
 
 def _sources(sources: Sequence[tuple[str, str]]) -> list[pb.Source]:

@@ -72,10 +72,6 @@ class Story:
         self._processes()
         self._say("hosts enrol: by address and MAC, and two with a key of their own")
         self._enrol()
-        self._say("the sites become peers: trust bundles are exchanged, services flow both ways")
-        self._peer()
-        self._say("policy on site b: STRICT; payments is for web and orders, never for batch")
-        self._commands.sluice(self._b, "apply", "-f", "-", given=POLICY)
         self._say("everything on the link between the sites is captured from here on")
         capture = self._commands.keep(
             "capture",
@@ -83,6 +79,10 @@ class Story:
                 "-m", "appliance.demo.capture", "mesh0", str(self._pcap), str(CAPTURE_SECONDS_MAX)
             ),
         )
+        self._say("the sites become peers: trust bundles are exchanged, services flow both ways")
+        self._peer()
+        self._say("policy on site b: STRICT; payments is for web and orders, never for batch")
+        self._commands.sluice(self._b, "apply", "-f", "-", given=POLICY)
         self._say("real clients talk across the sites by mesh name")
         self._traffic()
         counted = self._commands.end(capture)
