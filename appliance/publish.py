@@ -8,6 +8,7 @@ compiles nothing else. Decides nothing about documents (apply.py) and keeps noth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ from dataplane.snapshot import EndpointSet, Snapshot
 log = logging.getLogger(__name__)
 
 SETS_AT_ONCE_MAX = 64  # more changed sets than this: one whole snapshot is less work
+RETRY_S = 5.0
 _VERSION = "snapshot version"
 
 
@@ -122,7 +124,8 @@ class Publisher:
     async def run(self) -> None:
         """Publishes what was touched. Never returns."""
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), RETRY_S if self.problem else None)
             await self.settle()
 
     async def settle(self) -> None:
@@ -137,14 +140,13 @@ class Publisher:
                 elif services:
                     await self._publish_sets(services)
             except ApplianceError as error:
-                if not everything:
-                    self.touch()  # what the sets have missed, a whole snapshot brings
+                self._all = True  # also what sets have missed; `run` tries again
                 if str(error) != self.problem:
                     log.error("not published: %s", error)
                 self.problem = str(error)
                 self.failures += 1
             except BaseException:
-                self.touch()
+                self._all = True
                 raise
 
     async def replace(self, model: Model) -> Published:

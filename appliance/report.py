@@ -161,10 +161,11 @@ class Reporter:
         ]
         if not agentless:
             return []
+        named = ", ".join(agentless[:5]) + (" …" if len(agentless) > 5 else "")
         return [
             pb.Finding(
                 level="warning",
-                what=f"{len(agentless)} hosts have no agent ({', '.join(agentless[:5])}…): between "
+                what=f"{len(agentless)} hosts have no agent ({named}): between "
                 "them and this box is plain text, and neighbours on their segment reach their "
                 "services round this box",
                 fix="put an agent on them, or keep each on a port or VLAN of its own",

@@ -134,11 +134,14 @@ class AdminClient:
     ) -> AsyncIterator[pb.Update]:
         """Updates as they happen, until the caller stops or the daemon goes (Unavailable)."""
         request = pb.WatchRequest(status=status, flows=flows, audit=audit, interval_ms=interval_ms)
+        call = self._stub.Watch(request)
         try:
-            async for update in self._stub.Watch(request):
+            async for update in call:
                 yield update
         except grpc.aio.AioRpcError as error:
             raise _raise(error, self._where) from error
+        finally:
+            call.cancel()
 
     # -- writing ---------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance import publish
 from appliance.config.model import Model
 from appliance.errors import Conflict, Denied, Unavailable
 from appliance.leaves import TTL_S
@@ -157,3 +158,17 @@ async def test_keys_do_not_show(world: World) -> None:
     await world.publisher.settle()
     assert "PRIVATE KEY" not in repr(world.publisher.published)
     assert "PRIVATE KEY" not in repr(world.plane.now)
+
+
+async def test_what_could_not_be_published_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "RETRY_S", 0.01)
+    world.plane.silent = True
+    runner = asyncio.ensure_future(world.publisher.run())
+    world.add("web1", "198.18.0.11")
+    await until(lambda: world.publisher.failures >= 3)
+    world.plane.silent = False
+    await until(lambda: len(world.plane.now.hosts) == 1)
+    runner.cancel()
+    assert world.publisher.problem == ""

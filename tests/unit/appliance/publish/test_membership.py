@@ -1,0 +1,255 @@
+"""appliance.membership, registry.enrolment and peerbook: who belongs, and what the peers hear."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from appliance.enroll import code as codes
+from appliance.enroll.admit import PeerOffer
+from appliance.errors import Conflict, InvalidInput, NotFound
+from appliance.peerbook import PeerBook
+from appliance.registry.enrolment import Enrolment
+from appliance.registry.hosts import host_of
+from appliance.registry.model import HostState, ImportedService, PeerState, ServicePort
+from tests.unit.appliance.api.pki import Pki
+from tests.unit.appliance.publish.world import World
+from tests.unit.appliance.sites import SITE
+
+B = Pki("b.example")
+OFFER = PeerOffer(
+    "b.example", "spiffe://b.example/sluice/appliance/edge", B.bundle,
+    (ip_address("198.18.255.2"),), 15008, ip_address("198.18.255.2"), 15010,
+)  # fmt: skip
+WEB = ImportedService("pay", "default", (ServicePort(443, 443),),
+                      ("spiffe://b.example/ns/default/sa/pay",))  # fmt: skip
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    await world.start()
+    return world
+
+
+def enrolment(world: World) -> Enrolment:
+    return Enrolment(
+        "a.example", world.hosts, world.peers, world.codes, world.view, world.audit,
+        world.catalog.ports, world.clock,
+    )  # fmt: skip
+
+
+def book(world: World) -> PeerBook:
+    return PeerBook(
+        SITE, world.peers, world.revocations, world.view, world.catalog, world.audit, world.clock
+    )
+
+
+async def agent(world: World, name: str, account: str = "") -> str:
+    host = host_of(name=name, agent=True, service_account=account)
+    made = await world.membership.add_host(host, ["db:5432"], "t")
+    assert made is not None
+    return codes.parse(made.text).hash()
+
+
+async def joined(world: World, name: str, serial: str, address: str) -> None:
+    await enrolment(world).joined(
+        name, f"key of {name}", serial, int(world.time) + 86_400, ip_address(address)
+    )
+    await world.publisher.settle()
+
+
+async def test_a_code_is_consumed_by_one_key_and_only_the_newest_is_good(world: World) -> None:
+    store = enrolment(world)
+    first = await agent(world, "db1")
+    record = await store.code(first)
+    assert record is not None
+    assert (record.subject, record.expires) == ("db1", int(world.time) + 900)
+    assert await store.consume(first, "key one")
+    assert not await store.consume(first, "key two")
+    assert await store.consume(first, "key one")
+    assert not await store.consume("unknown", "key one")
+    one = (await world.membership.invite_peer("b", "t")).text
+    two = (await world.membership.invite_peer("b", "t")).text
+    assert await store.code(codes.parse(one).hash()) is None
+    assert await store.code(codes.parse(two).hash()) is not None
+
+
+async def test_a_host_that_joined_is_served_with_its_own_grade(world: World) -> None:
+    await agent(world, "db1")
+    assert world.plane.now.hosts == ()
+    await joined(world, "db1", "aa", "198.18.0.21")
+    assert [h.agent_id for h in world.plane.now.hosts] == ["spiffe://a.example/ns/default/sa/db1"]
+    record = await enrolment(world).host_by_key("key of db1")
+    assert record is not None
+    assert record.ports == (5432,)
+    await enrolment(world).renewed("db1", "bb", 5)
+    assert (world.hosts.get("db1").serial, world.hosts.key_hash("db1")) == ("bb", "key of db1")
+    await agent(world, "db2")
+    with pytest.raises(Conflict, match="another host's address"):
+        await joined(world, "db2", "cc", "198.18.0.21")
+
+
+async def test_revocation_denies_leaf_and_identity_and_withdraws_the_code(world: World) -> None:
+    code = await agent(world, "db1")
+    await joined(world, "db1", "aa", "198.18.0.21")
+    revoked = await world.membership.revoke_host("db1", "t")
+    assert revoked.host.name == "db1"
+    assert world.plane.now.hosts == ()
+    denied = {(each.serial, each.spiffe_id) for each in world.plane.now.denied}
+    assert denied == {("aa", None), (None, "spiffe://a.example/ns/default/sa/db1")}
+    assert await enrolment(world).serial_denied("aa")
+    assert await enrolment(world).code(code) is None
+    assert not any("db1" in leaf.spiffe_id for leaf in world.plane.now.leaves)
+    with pytest.raises(Conflict, match="revoked already"):
+        await world.membership.revoke_host("db1", "t")
+
+
+async def test_others_of_the_same_identity_go_on(world: World) -> None:
+    for name, address in (("db1", "198.18.0.21"), ("db2", "198.18.0.22")):
+        await agent(world, name, "db")
+        await joined(world, name, f"{name[-1]}a", address)
+    await world.membership.revoke_host("db1", "t")
+    assert [(d.serial, d.spiffe_id) for d in world.plane.now.denied] == [("1a", None)]
+    assert len(world.plane.now.hosts) == 1
+
+
+async def test_a_revoked_name_must_be_removed_before_it_comes_anew(world: World) -> None:
+    world.add("web1", "198.18.0.11")
+    await world.membership.revoke_host("web1", "t")
+    anew = host_of(name="web1", addresses=["198.18.0.11"])
+    with pytest.raises(Conflict, match="`sluice host remove` it first"):
+        await world.membership.add_host(anew, [], "t")
+    await world.membership.remove_host("web1", "t")
+    assert world.plane.now.denied != ()
+    await world.membership.add_host(anew, [], "t")
+    assert world.plane.now.denied == ()
+    assert "revocation lifted" in [entry.what for entry in world.audit.entries()]
+
+
+async def test_a_removed_agents_leaf_is_denied(world: World) -> None:
+    await agent(world, "db1")
+    await joined(world, "db1", "aa", "198.18.0.21")
+    await world.membership.remove_host("db1", "t")
+    assert [(d.serial, d.spiffe_id) for d in world.plane.now.denied] == [("aa", None)]
+    with pytest.raises(NotFound):
+        world.hosts.get("db1")
+
+
+async def test_a_revocation_that_could_not_be_published_is_said_and_kept(world: World) -> None:
+    world.add("web1", "198.18.0.11")
+    await world.publisher.settle()
+    world.plane.silent = True
+    with pytest.raises(Conflict, match="is revoked, but the data plane has not heard"):
+        await world.membership.revoke_host("web1", "t")
+    assert world.hosts.get("web1").state is HostState.REVOKED
+    world.plane.silent = False
+    await world.publisher.settle()
+    assert world.plane.now.hosts == ()
+
+
+async def test_documents_that_revert_lift_no_revocation(world: World, tmp_path: Path) -> None:
+    world.add("web1", "198.18.0.11")
+    await world.membership.revoke_host("web1", "t")
+    again = World(tmp_path)
+    await again.start()
+    assert again.plane.now.denied == world.plane.now.denied
+    assert again.plane.now.hosts == ()
+
+
+# -- peers ----------------------------------------------------------------------------------------
+
+
+async def test_a_peers_exports_become_services_and_go_when_it_is_stale(world: World) -> None:
+    await enrolment(world).peer_joined("b", OFFER)
+    notes = book(world)
+    notes.exports_heard("b", (WEB,))
+    await world.publisher.settle()
+    assert [s.name for s in world.plane.now.services] == ["pay.default"]
+
+    class Link:
+        alive = True
+
+        def connected(self, name: str) -> bool:
+            return self.alive
+
+        def last_seen(self, name: str) -> int:
+            return int(world.time) if self.alive else 0
+
+    link = Link()
+    notes.look(link)  # type: ignore[arg-type]
+    assert world.view.now.peers[0].state is PeerState.CONNECTED
+    link.alive = False
+    world.time += SITE.spec.peers.stale_seconds - 1
+    notes.look(link)  # type: ignore[arg-type]
+    assert world.view.now.peers[0].state is PeerState.CONNECTING
+    world.time += 2
+    notes.look(link)  # type: ignore[arg-type]
+    await world.publisher.settle()
+    assert world.view.now.peers[0].state is PeerState.STALE
+    assert world.plane.now.services == ()
+    link.alive = True
+    notes.look(link)  # type: ignore[arg-type]
+    await world.publisher.settle()
+    assert [s.name for s in world.plane.now.services] == ["pay.default"]
+
+
+async def test_imports_outlive_a_restart_that_hears_nothing_at_first(
+    world: World, tmp_path: Path
+) -> None:
+    await enrolment(world).peer_joined("b", OFFER)
+    book(world).exports_heard("b", (WEB,))
+    again = World(tmp_path)
+    again.time = world.time + 10_000  # long asleep: the peer gets its time to answer
+    await again.start()
+    assert [s.name for s in again.plane.now.services] == ["pay.default"]
+
+
+async def test_a_peers_bundle_is_replaced_only_by_one_of_its_own(world: World) -> None:
+    await enrolment(world).peer_joined("b", OFFER)
+    notes, new = book(world), Pki("b.example")
+    with pytest.raises(InvalidInput):
+        notes.bundle_heard("b", "b.example", Pki("a.example").bundle)
+    with pytest.raises(InvalidInput):
+        notes.bundle_heard("b", "b.example", "")
+    notes.bundle_heard("b", "b.example", new.bundle)
+    await world.publisher.settle()
+    bundles = {each.trust_domain: each.certs_pem for each in world.plane.now.bundles}
+    assert bundles["b.example"] == new.bundle
+
+
+async def test_a_peers_revocations_hold_here_and_go_with_it(world: World) -> None:
+    await enrolment(world).peer_joined("b", OFFER)
+    book(world).revocations_heard("b", "b.example", (("ab", None),))
+    await world.publisher.settle()
+    assert [(d.trust_domain, d.serial) for d in world.plane.now.denied] == [("b.example", "ab")]
+    assert book(world).facts().denied == ()  # not ours to tell
+    await world.membership.remove_peer("b", "t")
+    assert world.plane.now.denied == ()
+    assert [b.trust_domain for b in world.plane.now.bundles] == []
+
+
+async def test_a_trust_domain_is_one_peers(world: World) -> None:
+    await enrolment(world).peer_joined("b", OFFER)
+    with pytest.raises(Conflict, match=r"peer b .* is there already"):
+        await enrolment(world).peer_joined("c", OFFER)
+    await enrolment(world).peer_joined("b", OFFER)  # joined again
+
+
+async def test_a_revocation_waits_for_connected_peers_only(world: World) -> None:
+    await enrolment(world).peer_joined("b", OFFER)
+    notes = book(world)
+    async with asyncio.timeout(10):
+        await notes.hear(3, 1000, lambda name: False)
+        waiting = asyncio.ensure_future(notes.hear(3, 1000, lambda name: True))
+        await asyncio.sleep(0)
+        notes.acknowledged("b", 2)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        notes.acknowledged("b", 3)
+        await waiting
+        await notes.hear(4, 0.01, lambda name: True)  # gives up
+    assert world.peers.heard() == {"b": 3}
