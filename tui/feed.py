@@ -31,8 +31,8 @@ async def run_feed(connect: Callable[[], AdminClient], post: Post, interval_ms: 
 
 async def _follow(client: AdminClient, post: Post, interval_ms: int) -> None:
     hosts = -1
-    snapshot = await client.flows()
-    post(FlowsArrived(list(snapshot.flows), snapshot.dropped_events))
+    snapshot = await client.flows()  # newest first; what happens later comes oldest first
+    post(FlowsArrived(list(reversed(snapshot.flows)), snapshot.dropped_events))
     async for update in client.watch(status=True, flows=True, interval_ms=interval_ms):
         if update.HasField("status"):
             post(StatusArrived(update.status))

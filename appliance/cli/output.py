@@ -7,6 +7,7 @@ rely on the keys; 64-bit numbers stay numbers.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False)
+# Into a pipe nothing is folded: a line stays a line.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
 errors = Console(stderr=True, highlight=False)
 
 FORMATS = ("table", "json", "yaml")

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Checkbox, DataTable, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from appliance.api.client import AdminClient
 from tests.tui.fake_client import FakeClient
@@ -66,12 +66,8 @@ async def test_enrol_wizard_shows_the_line_and_the_code() -> None:
     client = FakeClient()
     app = app_with(client)
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("e")
-        await pilot.press(*"db1")
-        app.screen.query_one("#agent", Checkbox).value = True
-        app.screen.query_one("#services", Input).value = "postgres:5432, metrics:9187"
-        app.screen.query_one("#name", Input).focus()
-        await pilot.press("enter")
+        await pilot.press("e", *"db1", "tab", "space", "tab", "tab", "tab")
+        await pilot.press(*"postgres:5432, metrics:9187", "enter")
         await pilot.pause()
         answer = str(app.screen.query_one("#answer", Static).content)
         assert "curl -fsSk https://198.18.0.1:15012/agent" in answer

@@ -28,13 +28,13 @@ class HostsScreen(SiteScreen):
         table.border_title = "hosts"
         add_columns(
             table,
-            name=16,
+            name=14,
             state=9,
             identity=34,
             grade=6,
-            addresses=20,
+            addresses=24,
             services=20,
-            leaf_until=20,
+            leaf_until=19,
         )
         self._fill()
 
