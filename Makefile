@@ -4,6 +4,7 @@
 #   make check           the quick loop: lint, types, unit tests, C tests under ASan and UBSan
 #   make tsan            the C tests under ThreadSanitizer
 #   make fuzz T=link     mutate one parser's input (needs clang)
+#   make bench S=l4-plain [ROUNDS=n] [ARGS=…]   against haproxy, nginx, Envoy; see perf/README.md
 #   make fix             format and fix what tools can
 #   make install         onto this Debian machine; `make uninstall` takes it all back
 
@@ -16,7 +17,7 @@ NATIVE := setup.py native/build.py native/include/dp.h $(wildcard native/src/*.c
 STAMPS := build/stamps
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all setup gen demo test check native-check tsan fuzz fix install uninstall clean
+.PHONY: all setup gen demo test check native-check tsan fuzz bench fix install uninstall clean
 all: setup
 
 setup: $(STAMPS)/native
@@ -64,6 +65,16 @@ tsan: setup
 
 fuzz: setup
 	@$(MAKE) --no-print-directory -C native fuzz T=$(T) SECONDS=$(or $(SECONDS),60)
+
+# Not in .venv's own list: nothing but the bench needs Envoy.
+$(STAMPS)/bench: firmware-config/debian/bench.packages perf/requirements.txt $(STAMPS)/native
+	@$(PACKAGES) bench
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r perf/requirements.txt
+	@touch $@
+
+bench: setup $(STAMPS)/bench
+	@$(MAKE) --no-print-directory -C perf
+	@$(SUDO) $(CURDIR)/$(BIN)/python -m perf.run $(S) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 fix: setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

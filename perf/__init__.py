@@ -1,0 +1,1 @@
+"""The bench: Sluice against relays that parse nothing and proxies that people use."""

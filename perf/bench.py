@@ -1,0 +1,148 @@
+"""One run: its options, its contestants' tasks, interleaved rounds, and what is kept of it.
+
+Scenarios say who competes at what; this file holds the rules that are the same for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perf import ratio
+from perf.peers.contestant import Contestant, Profile, Start, Task, Wiring
+from perf.pki import Material
+from perf.process import BenchError
+
+ORIGIN = 9000
+FIRST_PORT = 10_000
+OURS = "sluice"
+Trial = Callable[[Contestant], Awaitable[dict[str, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    rounds: int
+    seconds: float  # that one trial measures
+    profiles: tuple[Profile, ...]
+    only: frozenset[str]  # contestants' names; empty = all
+    records: str  # the product's record layer; "" = its default
+    seed: int
+    proxy_processor: int
+    load_processor: int
+    scratch: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one JSON line holds beside the facts of the run."""
+
+    load: str  # part of the scenario, e.g. "bulk"
+    profile: str
+    rounds: dict[str, list[dict[str, float]]]  # by contestant
+    null: str = ""  # whose spread decides whether the run counts; "" = nobody's
+    null_metric: str = "cpu_us"
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def null_spread(self) -> float | None:
+        if self.null not in self.rounds:
+            return None
+        return ratio.spread([each[self.null_metric] for each in self.rounds[self.null]])
+
+    def check(self) -> None:
+        """Raises BenchError when the machine was too restless for the run to say anything."""
+        found = self.null_spread
+        if found is not None and found > ratio.SPREAD_MAX:
+            raise BenchError(
+                f"{self.load}: the null relay itself varied by {found:.0%}, more than "
+                f"{ratio.SPREAD_MAX:.0%}: this run says nothing; quieten the machine"
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        ours = self.rounds.get(OURS)
+        return {
+            "load": self.load,
+            "profile": self.profile,
+            "rounds": len(next(iter(self.rounds.values()), [])),
+            "null_spread": self.null_spread,
+            "medians": {
+                name: {metric: round(value, 4) for metric, value in ratio.medians(each).items()}
+                for name, each in self.rounds.items()
+            },
+            "ratios": {
+                name: {metric: value.as_list() for metric, value in each.items()}
+                for name, each in (ratio.ratios(self.rounds, OURS) if ours else {}).items()
+            },
+            "notes": self.notes,
+        }
+
+
+class Bench:
+    """What scenarios are given."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.material = Material.new()
+        self._random = random.Random(options.seed)
+        self._numbers = itertools.count()
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def task(self, wiring: Wiring, profile: Profile, **changes: Any) -> Task:
+        """Ports and a directory that nobody else has. changes: fields of Task."""
+        number = next(self._numbers)
+        scratch = self.options.scratch / str(number)
+        scratch.mkdir(mode=0o755)
+        return Task(
+            wiring=wiring,
+            profile=profile,
+            port=FIRST_PORT + 10 * number,
+            origin=ORIGIN,
+            scratch=scratch,
+            material=self.material,
+            proxy_processor=self.options.proxy_processor,
+            load_processor=self.options.load_processor,
+            records=self.options.records,
+            **changes,
+        )
+
+    def wanted(self, name: str) -> bool:
+        return not self.options.only or name in self.options.only
+
+    @contextlib.asynccontextmanager
+    async def contestants(
+        self, starts: dict[str, Start], wiring: Wiring, profile: Profile, **changes: Any
+    ) -> AsyncIterator[list[Contestant]]:
+        """All that are wanted, running. They idle while another is measured."""
+        async with contextlib.AsyncExitStack() as stack:
+            running = []
+            for name, start in starts.items():
+                if self.wanted(name):
+                    task = self.task(wiring, profile, **changes)
+                    running.append(await stack.enter_async_context(start(task)))
+            yield running
+
+    async def interleave(
+        self, contestants: Sequence[Contestant], trial: Trial
+    ) -> dict[str, list[dict[str, float]]]:
+        """Rounds of one trial each, in a new random order each round; one more round before, which
+        does not count, so that everybody has run once."""
+        found: dict[str, list[dict[str, float]]] = {each.name: [] for each in contestants}
+        for number in range(self.options.rounds + 1):
+            order = list(contestants)
+            self._random.shuffle(order)
+            for each in order:
+                metrics = await trial(each)
+                if number > 0:
+                    found[each.name].append(metrics)
+            self.say(f"  round {number} of {self.options.rounds}")
+        if not found:
+            raise BenchError("nobody competes: see --only")
+        return found

@@ -1,0 +1,52 @@
+"""What every contestant is given, and what the harness knows of one that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from perf.pki import Material
+
+LOOPBACK = "127.0.0.1"
+
+
+class Wiring(StrEnum):
+    PLAIN = "plain"  # client → proxy → origin
+    PAIR = "pair"  # client → proxy ══ mutual TLS 1.3 ══ proxy → origin
+
+
+class Profile(StrEnum):
+    BARE = "bare"  # peers: no log, any certificate of the CA
+    MESH = "mesh"  # as the product always is: identities checked, metrics, a log of each stream
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The same for every contestant, but `port`, the first of ten that are its own."""
+
+    wiring: Wiring
+    profile: Profile
+    port: int
+    origin: int  # port on loopback
+    scratch: Path  # 0755, its own
+    material: Material
+    proxy_processor: int
+    load_processor: int
+    buffer_bytes: int = 65_536  # where a peer lets one choose
+    resume: bool = True  # TLS sessions between the pair
+    records: str = ""  # the product's record layer; "" = its default
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    name: str
+    address: str  # where clients connect
+    port: int
+    load_processor: int
+    pids: Callable[[], tuple[int, ...]]  # all its processes, now
+
+
+Start = Callable[[Task], AbstractAsyncContextManager[Contestant]]

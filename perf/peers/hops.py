@@ -1,0 +1,58 @@
+"""What all proxies that we configure share: one process in front of the origin, or a chain of two.
+
+Hops: "only"; or "a" (speaks TLS upstream) in front of "b" (takes TLS).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from perf.peers.contestant import LOOPBACK, Contestant, Task, Wiring
+from perf.pki import CLIENT_NAME, CLIENT_PATH, SERVER_NAME, SERVER_PATH
+from perf.process import NOBODY, family, listening, readable_by_nobody, running
+
+
+def hops(task: Task) -> tuple[str, ...]:
+    """In the order of starting: the one next to the origin first."""
+    return ("b", "a") if task.wiring is Wiring.PAIR else ("only",)
+
+
+def ports(task: Task, hop: str) -> tuple[int, int]:
+    """Where it listens and where it connects to."""
+    listen = task.port + 1 if hop == "b" else task.port
+    return listen, task.port + 1 if hop == "a" else task.origin
+
+
+def write_credentials(task: Task) -> None:
+    """client.pem, server.pem (certificate and key), a-ca.pem, b-ca.pem."""
+    client = task.material.a.leaf(CLIENT_PATH, dns=CLIENT_NAME)
+    server = task.material.b.leaf(SERVER_PATH, dns=SERVER_NAME)
+    files = task.scratch
+    readable_by_nobody(files / "client.pem", client.certificate + client.key)
+    readable_by_nobody(files / "server.pem", server.certificate + server.key)
+    readable_by_nobody(files / "a-ca.pem", task.material.a.bundle)
+    readable_by_nobody(files / "b-ca.pem", task.material.b.bundle)
+
+
+@contextlib.asynccontextmanager
+async def chain(
+    name: str, task: Task, command: Callable[[str], Sequence[str]]
+) -> AsyncIterator[Contestant]:
+    """Starts command(hop) for each hop, and waits until all listen."""
+    os.chown(task.scratch, NOBODY, NOBODY)  # for access logs
+    async with contextlib.AsyncExitStack() as stack:
+        pids = []
+        for hop in hops(task):
+            log = task.scratch / f"{hop}.log"
+            process = running(command(hop), log, task.proxy_processor)
+            pids.append(await stack.enter_async_context(process))
+            await listening(LOOPBACK, ports(task, hop)[0], log)
+        yield Contestant(
+            name,
+            LOOPBACK,
+            task.port,
+            task.load_processor,
+            lambda: tuple(each for pid in pids for each in family(pid)),
+        )

@@ -1,0 +1,137 @@
+"""Runs one scenario and appends a JSON line a result to results.jsonl.
+
+  python -m perf.run l4-plain --rounds 15 --seconds 2
+  python -m perf.run l4-mtls --profile mesh --only sluice,null-copy,haproxy --dry-run
+
+A result that says nothing (the null relay varied too much) is refused: exit code 3, nothing is
+written. Exit code 1: something broke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from perf import compare, machine
+from perf.bench import Bench, Options, Result
+from perf.peers.contestant import Profile
+from perf.process import BenchError
+from perf.scenarios import l4_mtls, l4_plain
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.jsonl"
+SCENARIOS: dict[str, Callable[[Bench], AsyncIterator[Result]]] = {
+    "l4-plain": l4_plain.run,
+    "l4-mtls": l4_mtls.run,
+}
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m perf.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("scenario", choices=SCENARIOS)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one trial")
+    parser.add_argument("--profile", choices=[*Profile, "both"], default="both")
+    parser.add_argument("--only", default="", help="contestants, with commas between")
+    parser.add_argument("--records", default="", help="the product's record layer")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--dry-run", action="store_true", help="print, keep nothing")
+    found = parser.parse_args(argv)
+    if not 1 <= found.rounds <= 200:
+        parser.error("--rounds: 1 to 200")
+    if not 0.1 <= found.seconds <= 60:
+        parser.error("--seconds: 0.1 to 60")
+    return found
+
+
+def run_facts(options: argparse.Namespace) -> dict[str, Any]:
+    """The same in every line of this run."""
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _first_line("git", "-C", str(HERE), "describe", "--always", "--dirty"),
+        "scenario": options.scenario,
+        "records": options.records,
+        "seconds": options.seconds,
+        "machine": machine.facts(),
+        "versions": {
+            "haproxy": _first_line("haproxy", "-v"),
+            "nginx": _first_line("nginx", "-v"),
+            "openssl": _first_line("openssl", "version"),
+        },
+    }
+
+
+def _first_line(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip().split("\n")[0]
+
+
+async def run(options: argparse.Namespace, scratch: Path) -> int:
+    """Returns how many results were refused."""
+    proxy, load = machine.processors()
+    machine.settle_on(load)
+    bench = Bench(
+        Options(
+            rounds=options.rounds,
+            seconds=options.seconds,
+            profiles=(tuple(Profile) if options.profile == "both" else (Profile(options.profile),)),
+            only=frozenset(filter(None, options.only.split(","))),
+            records=options.records,
+            seed=options.seed,
+            proxy_processor=proxy,
+            load_processor=load,
+            scratch=scratch,
+        )
+    )
+    facts, refused = run_facts(options), 0
+    async for result in SCENARIOS[options.scenario](bench):
+        line = {**facts, **result.as_json()}
+        print(compare.table([line]), flush=True)
+        try:
+            result.check()
+        except BenchError as error:
+            bench.say(str(error))
+            refused += 1
+            continue
+        if not options.dry_run:
+            with options.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+    return refused
+
+
+def main() -> int:
+    options = arguments()
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        machine.enter()
+        with tempfile.TemporaryDirectory(prefix="sluice-bench-") as name:
+            scratch = Path(name)
+            scratch.chmod(0o755)
+            refused = asyncio.run(run(options, scratch))
+    except (BenchError, machine.MachineError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 3 if refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
