@@ -157,7 +157,8 @@ typedef struct {
     uint32_t mark;                /* SO_MARK on upstream sockets; 0 = none */
     uint8_t pin;                  /* pin worker n to the nth allowed processor */
     uint8_t allow_transparent;    /* may bind to a client's address (CAP_NET_RAW) */
-    uint8_t pad[2];
+    uint8_t records;              /* of TLS legs: DP_RECORD_OPENSSL or DP_RECORD_USER; 0 = the first */
+    uint8_t pad;
 } dp_config;
 
 typedef struct {

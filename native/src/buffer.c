@@ -46,13 +46,20 @@ static void store_put(struct store *store, struct buffer *buffer)
 int buffers_new(uint32_t small_count, uint32_t large_count, struct stats *stats,
                 struct buffers **ret)
 {
+    return buffers_new_sized(BUFFER_SMALL, small_count, BUFFER_LARGE, large_count, stats, ret);
+}
+
+int buffers_new_sized(uint32_t small_cap, uint32_t small_count, uint32_t large_cap,
+                      uint32_t large_count, struct stats *stats, struct buffers **ret)
+{
+    assert(small_cap < large_cap);
     struct buffers *buffers = calloc(1, sizeof(*buffers));
     if (buffers == NULL)
         return -ENOMEM;
     buffers->stats = stats;
-    int r = store_init(&buffers->small, BUFFER_SMALL, small_count);
+    int r = store_init(&buffers->small, small_cap, small_count);
     if (r == 0)
-        r = store_init(&buffers->large, BUFFER_LARGE, large_count);
+        r = store_init(&buffers->large, large_cap, large_count);
     if (r < 0) {
         buffers_free(buffers);
         return r;
@@ -85,5 +92,5 @@ struct buffer *buffers_get(struct buffers *buffers, bool large)
 void buffers_put(struct buffers *buffers, struct buffer *buffer)
 {
     if (buffer != NULL)
-        store_put(buffer->cap == BUFFER_LARGE ? &buffers->large : &buffers->small, buffer);
+        store_put(buffer->cap == buffers->large.cap ? &buffers->large : &buffers->small, buffer);
 }

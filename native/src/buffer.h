@@ -19,6 +19,10 @@ struct buffers;
  * borrowed for the store's life. */
 DP_MUST_CHECK int buffers_new(uint32_t small_count, uint32_t large_count, struct stats *stats,
                               struct buffers **ret);
+/* The same with other sizes. */
+DP_MUST_CHECK int buffers_new_sized(uint32_t small_cap, uint32_t small_count, uint32_t large_cap,
+                                    uint32_t large_count, struct stats *stats,
+                                    struct buffers **ret);
 void buffers_free(struct buffers *buffers); /* accepts NULL; every buffer is back by then */
 /* An empty buffer. large is a wish: when none is left that is counted and a small one comes. */
 struct buffer *buffers_get(struct buffers *buffers, bool large);

@@ -113,7 +113,7 @@ static bool openssl_pending(const struct record *rec)
     if (tls->read_ended)
         return !tls->read_end_told;
     /* What is left after a read that found no whole record waits for the socket. */
-    return !tls->drained && SSL_has_pending(tls->ssl);
+    return !tls->drained && (SSL_has_pending(tls->ssl) || tls->inbox != NULL);
 }
 
 static void openssl_free(struct record *rec)

@@ -212,6 +212,8 @@ int leg_handshake(struct stream *s, struct leg *leg)
     stats_add(env->stats, STAT_HANDSHAKES_RESUMED, info.resumed);
     stats_record(env->stats, HISTOGRAM_HANDSHAKE_NS, clock_ns() - leg->started_ns);
     leg->record = tls_record(leg->tls);
+    bool ours = leg->record->ops->layer == DP_RECORD_USER;
+    stats_add(env->stats, ours ? STAT_RECORDS_USER : STAT_RECORDS_OPENSSL, 1);
     return 1;
 }
 

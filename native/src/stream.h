@@ -29,6 +29,7 @@ struct stream_env {              /* what a worker's streams share; owned by the 
     struct relay relay;
     struct tls_context *tls;     /* borrowed from the engine */
     struct tls_sessions *sessions;
+    struct buffers *records;     /* for records of our own; NULL = OpenSSL's are used */
     const struct dp_snapshot *snapshot; /* counted; set before the first stream */
     struct sets *sets;           /* owned; what the snapshot and later swaps say */
     struct pool *streams, *ejections;

@@ -129,13 +129,13 @@ static int context_common(SSL_CTX *ctx)
                                     SSL_MODE_ENABLE_PARTIAL_WRITE |
                                     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     (void)SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY);
-    /* One read of the socket a record, not two. A layer that takes over from OpenSSL must instead
-     * have it off from the first byte, so that nothing is left in OpenSSL's buffer. */
+    /* One read of the socket a record, not two; but see tls_want_user_records. */
     SSL_CTX_set_read_ahead(ctx, 1);
     SSL_CTX_set_max_cert_list(ctx, CERTIFICATES_BYTES_MAX);
     (void)SSL_CTX_set_max_early_data(ctx, 0);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     SSL_CTX_set_cert_verify_callback(ctx, tls_verify_callback, NULL);
+    tls_user_attach(ctx);
     if (!SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) ||
         !SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) ||
         !SSL_CTX_set_ciphersuites(ctx, ciphers))
@@ -313,11 +313,21 @@ int tls_new_client(struct tls_context *ctx, struct tls_sessions *sessions, int f
     return 0;
 }
 
+void tls_want_user_records(struct tls *tls, struct buffers *buffers)
+{
+    assert(!tls->started);
+    tls->buffers = buffers;
+    /* OpenSSL takes one record at a time from our inbox, so that none is left in its own. */
+    SSL_set_read_ahead(tls->ssl, 0);
+}
+
 void tls_free(struct tls *tls)
 {
     if (tls == NULL)
         return;
+    tls_user_fini(tls);
     SSL_free(tls->ssl);
+    free(tls->chain);
     dp_leaf_free((struct dp_leaf *)tls->leaf);
     free(tls->expected);
     free(tls);
@@ -344,6 +354,12 @@ static uint16_t alert_reason(int alert)
     }
 }
 
+void tls_refuse_from_alert(struct tls *tls, int alert)
+{
+    tls_refuse(&tls->refusal, alert_reason(alert), "peer refused us: %s",
+               SSL_alert_desc_string_long(alert));
+}
+
 void tls_refuse_from_openssl(struct tls *tls, const char *during)
 {
     unsigned long error = ERR_peek_last_error();
@@ -356,9 +372,7 @@ void tls_refuse_from_openssl(struct tls *tls, const char *during)
         tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE, "connection failed while %s: %s", during,
                    strerror_r(tls->io_error, text, sizeof(text)));
     } else if (ERR_GET_LIB(error) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET) {
-        int alert = reason - SSL_AD_REASON_OFFSET;
-        tls_refuse(&tls->refusal, alert_reason(alert), "peer refused us: %s",
-                   SSL_alert_desc_string_long(alert));
+        tls_refuse_from_alert(tls, reason - SSL_AD_REASON_OFFSET);
     } else {
         const char *text = ERR_reason_error_string(error);
         tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE, "TLS failed while %s: %s", during,
@@ -391,13 +405,25 @@ static bool client_start(struct tls *tls, const struct dp_snapshot *snap)
     return true;
 }
 
-/* OpenSSL is content; are we? */
-static bool complete(struct tls *tls, const struct dp_snapshot *snap)
+static void read_info(struct tls *tls)
 {
     const unsigned char *alpn;
     unsigned alpn_len;
+    const SSL_CIPHER *cipher = SSL_get_current_cipher(tls->ssl);
     SSL_get0_alpn_selected(tls->ssl, &alpn, &alpn_len);
-    if (alpn_version(alpn, alpn_len) == 0) {
+    tls->info = (struct tls_info){
+        .version = (uint16_t)SSL_version(tls->ssl),
+        .cipher = cipher != NULL ? SSL_CIPHER_get_protocol_id(cipher) : 0,
+        .link_version = alpn_version(alpn, alpn_len),
+        .resumed = SSL_session_reused(tls->ssl) == 1,
+    };
+}
+
+/* OpenSSL is content; are we? */
+static bool complete(struct tls *tls, const struct dp_snapshot *snap)
+{
+    read_info(tls);
+    if (tls->info.link_version == 0) {
         tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE, "peer chose no link version: not a mesh link");
         return false;
     }
@@ -409,8 +435,13 @@ static bool complete(struct tls *tls, const struct dp_snapshot *snap)
         tls_refuse(&tls->refusal, DP_REASON_INTERNAL, "peer was not verified");
         return false;
     }
+    if (tls_verify_keep(tls) < 0) {
+        tls_refuse(&tls->refusal, DP_REASON_INTERNAL, "out of memory for the peer's certificates");
+        return false;
+    }
     tls->established = true;
-    record_openssl_init(tls);
+    if (tls->buffers == NULL || tls_user_take_over(tls) < 0)
+        record_openssl_init(tls);
     return true;
 }
 
@@ -445,7 +476,7 @@ int tls_handshake(struct tls *tls, const struct dp_snapshot *snap)
 
 bool tls_wants_write(const struct tls *tls)
 {
-    return SSL_want_write(tls->ssl);
+    return tls->user != NULL ? record_user_wants_write(tls->user) : SSL_want_write(tls->ssl);
 }
 
 uint16_t tls_reason(const struct tls *tls)
@@ -471,20 +502,11 @@ const char *tls_sni(const struct tls *tls)
 
 void tls_get_info(const struct tls *tls, struct tls_info *ret)
 {
-    const unsigned char *alpn;
-    unsigned alpn_len;
-    const SSL_CIPHER *cipher = SSL_get_current_cipher(tls->ssl);
-    SSL_get0_alpn_selected(tls->ssl, &alpn, &alpn_len);
-    *ret = (struct tls_info){
-        .version = (uint16_t)SSL_version(tls->ssl),
-        .cipher = cipher != NULL ? SSL_CIPHER_get_protocol_id(cipher) : 0,
-        .link_version = alpn_version(alpn, alpn_len),
-        .resumed = SSL_session_reused(tls->ssl) == 1,
-    };
+    *ret = tls->info;
 }
 
 struct record *tls_record(struct tls *tls)
 {
     assert(tls->established);
-    return &tls->rec;
+    return tls->user != NULL ? record_user_record(tls->user) : &tls->rec;
 }

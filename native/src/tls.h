@@ -6,6 +6,7 @@
 #define SLUICE_TLS_H
 
 #include "base.h"
+#include "buffer.h"
 #include "record.h"
 #include "snapshot.h"
 
@@ -54,6 +55,10 @@ DP_MUST_CHECK int tls_new_server(struct tls_context *ctx, int fd, struct tls **r
 /* -EINVAL: no leaf, no or too many expected IDs, or an SNI that is no host name. */
 DP_MUST_CHECK int tls_new_client(struct tls_context *ctx, struct tls_sessions *sessions, int fd,
                                  const struct tls_client *client, struct tls **ret);
+/* After the handshake: records of our own (record_user.h), if the suite is one of theirs; else
+ * OpenSSL's. Before the first tls_handshake. buffers, borrowed until tls_free, are of the sizes
+ * that record_user.h says. */
+void tls_want_user_records(struct tls *tls, struct buffers *buffers);
 void tls_free(struct tls *tls); /* accepts NULL */
 
 /* 1 = done and the peer verified; 0 = wait for the descriptor; -EPROTO or -EACCES = refused, see

@@ -11,6 +11,8 @@ static int bio_write(BIO *bio, const char *buf, int len)
     struct tls *tls = BIO_get_data(bio);
     ssize_t n;
     BIO_clear_retry_flags(bio);
+    if (tls->user != NULL) /* an alert about a ticket: the records are ours now, so is that */
+        return len;
     do
         n = sys->send(tls->rec.fd, buf, (size_t)len, MSG_NOSIGNAL);
     while (n == -EINTR);
@@ -23,14 +25,64 @@ static int bio_write(BIO *bio, const char *buf, int len)
     return -1;
 }
 
+static ssize_t receive(struct tls *tls, void *buf, size_t len)
+{
+    ssize_t n;
+    do
+        n = sys->recv(tls->rec.fd, buf, len, 0);
+    while (n == -EINTR);
+    return n;
+}
+
+/* By way of the inbox, whose rest OpenSSL never sees. */
+static ssize_t receive_by_inbox(struct tls *tls, void *buf, size_t len)
+{
+    if (tls->inbox == NULL) {
+        struct buffer *inbox = buffers_get(tls->buffers, false);
+        ssize_t n = receive(tls, inbox->data, inbox->cap);
+        if (n <= 0) {
+            buffers_put(tls->buffers, inbox);
+            return n;
+        }
+        inbox->len = (uint32_t)n;
+        tls->inbox = inbox;
+    }
+    struct buffer *inbox = tls->inbox;
+    if (len > inbox->len - inbox->off)
+        len = inbox->len - inbox->off;
+    memcpy(buf, inbox->data + inbox->off, len);
+    inbox->off += (uint32_t)len;
+    if (inbox->off == inbox->len) {
+        buffers_put(tls->buffers, inbox);
+        tls->inbox = NULL;
+    }
+    return (ssize_t)len;
+}
+
+/* A ticket's record, that we have read and opened already. */
+static ssize_t receive_ticket(struct tls *tls, void *buf, size_t len)
+{
+    if (tls->ticket_len == 0)
+        return -EAGAIN;
+    if (len > tls->ticket_len)
+        len = tls->ticket_len;
+    memcpy(buf, tls->ticket, len);
+    tls->ticket += len;
+    tls->ticket_len -= len;
+    return (ssize_t)len;
+}
+
 static int bio_read(BIO *bio, char *buf, int len)
 {
     struct tls *tls = BIO_get_data(bio);
     ssize_t n;
     BIO_clear_retry_flags(bio);
-    do
-        n = sys->recv(tls->rec.fd, buf, (size_t)len, 0);
-    while (n == -EINTR);
+    if (tls->user != NULL)
+        n = receive_ticket(tls, buf, (size_t)len);
+    else if (tls->buffers != NULL)
+        n = receive_by_inbox(tls, buf, (size_t)len);
+    else
+        n = receive(tls, buf, (size_t)len);
     if (n > 0)
         return (int)n;
     if (n == 0) {

@@ -1,12 +1,15 @@
 /* tls_internal.h: what the files of one TLS leg share: tls (contexts, handshake), tls_verify (who
  * is the peer), tls_tickets (server's side of resumption), tls_sessions (client's side), tls_bio
- * (the socket) and record_openssl (the bytes). Nobody else includes it. */
+ * (the socket), record_openssl (the bytes) and tls_user (the bytes handed over to our own records).
+ * Nobody else includes it. */
 #ifndef SLUICE_TLS_INTERNAL_H
 #define SLUICE_TLS_INTERNAL_H
 
 #include <openssl/bio.h>
 #include <openssl/ssl.h>
 
+#include "keys.h"
+#include "record_user.h"
 #include "sni.h"
 #include "tls.h"
 
@@ -28,7 +31,7 @@ enum tls_finish { TLS_FINISH_NOT = 0, TLS_FINISH_SENDING, TLS_FINISH_DONE };
 
 struct tls {
     struct record rec;           /* first: record_openssl finds its tls by it */
-    SSL *ssl;                    /* owned; its app data is this */
+    SSL *ssl;                    /* owned; its app data is this; NULL once records are ours */
     struct tls_context *ctx;     /* borrowed */
     struct tls_sessions *sessions; /* borrowed until tls_free; NULL for a server */
     const struct dp_leaf *leaf;  /* counted; what we show; NULL until a server knows the SNI */
@@ -47,6 +50,19 @@ struct tls {
     bool read_ended, read_end_told; /* read_end is what every further read returns */
     ssize_t read_end;
     uint8_t finish;              /* enum tls_finish */
+    struct tls_info info;        /* once established */
+    uint8_t *chain;              /* owned; the peer's certificates, its own first, as DER */
+    size_t chain_len;            /* bytes */
+
+    /* Our own records, when asked for: buffers is set, then user. */
+    struct buffers *buffers;     /* borrowed from the worker; NULL = not asked for */
+    struct buffer *inbox;        /* owned; what OpenSSL has not read yet */
+    uint8_t secrets[2][KEYS_SECRET_MAX]; /* by enum keys_side; wiped when handed over */
+    uint8_t secret_sizes[2];     /* 0 = not known yet */
+    uint64_t written;            /* records written under the secret of our side */
+    struct record_user *user;    /* owned; NULL = OpenSSL's records */
+    const uint8_t *ticket;       /* borrowed while OpenSSL reads a ticket's record again */
+    size_t ticket_len;
 };
 
 /* The first refusal stays: it is the cause, later ones are echoes. */
@@ -79,6 +95,18 @@ void tls_sessions_key(struct tls *tls); /* sets session_key */
 void tls_sessions_offer(struct tls *tls, const struct dp_snapshot *snap);
 void tls_sessions_forget(struct tls *tls);
 const struct tls_context *tls_sessions_context(const struct tls_sessions *sessions);
+
+/* Keeps what tls_peer_recheck needs of a full handshake's certificates; -ENOMEM. */
+DP_MUST_CHECK int tls_verify_keep(struct tls *tls);
+
+/* tls_user.c */
+void tls_user_attach(SSL_CTX *ctx);
+/* From OpenSSL's records to our own. -ENOTSUP when OpenSSL must keep them, -ENOMEM. */
+DP_MUST_CHECK int tls_user_take_over(struct tls *tls);
+void tls_user_fini(struct tls *tls);
+
+/* tls.c: what an alert of the peer's says. */
+void tls_refuse_from_alert(struct tls *tls, int alert);
 
 /* record_openssl.c */
 void record_openssl_init(struct tls *tls);

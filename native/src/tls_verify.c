@@ -5,6 +5,7 @@
 #include <openssl/x509v3.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include "clock.h"
@@ -276,6 +277,68 @@ bool tls_verify_resumed(const struct tls *tls, X509 *cert, const uint8_t *bundle
     return true;
 }
 
+/* The certificates are needed again when a bundle changes, and may have to outlive the SSL: DER is
+ * a tenth of what OpenSSL's own objects take. */
+int tls_verify_keep(struct tls *tls)
+{
+    X509 *leaf = SSL_get0_peer_certificate(tls->ssl);
+    STACK_OF(X509) *others = SSL_get_peer_cert_chain(tls->ssl);
+    int count = others != NULL ? sk_X509_num(others) : 0, total = 0;
+    for (int i = -1; i < count; i++) {
+        int len = i2d_X509(i < 0 ? leaf : sk_X509_value(others, i), NULL);
+        if (len <= 0)
+            return -ENOMEM;
+        total += len;
+    }
+    uint8_t *at = tls->chain = malloc((size_t)total);
+    if (at == NULL)
+        return -ENOMEM;
+    for (int i = -1; i < count; i++)
+        if (i2d_X509(i < 0 ? leaf : sk_X509_value(others, i), &at) <= 0)
+            return -ENOMEM;
+    tls->chain_len = (size_t)total;
+    return 0;
+}
+
+/* What was kept, as OpenSSL's objects: false = no memory. Both are the caller's to free. */
+static bool unpack_chain(const struct tls *tls, X509 **ret_leaf, STACK_OF(X509) **ret_others)
+{
+    const uint8_t *at = tls->chain, *end = tls->chain + tls->chain_len;
+    X509 *leaf = d2i_X509(NULL, &at, end - at), *cert = NULL;
+    STACK_OF(X509) *others = sk_X509_new_null();
+    bool good = leaf != NULL && others != NULL;
+    while (good && at < end) {
+        cert = d2i_X509(NULL, &at, end - at);
+        good = cert != NULL && sk_X509_push(others, cert) > 0;
+        if (!good)
+            X509_free(cert);
+    }
+    if (good) {
+        *ret_leaf = leaf;
+        *ret_others = others;
+        return true;
+    }
+    X509_free(leaf);
+    sk_X509_pop_free(others, X509_free);
+    return false;
+}
+
+static void recheck_chain(struct tls *tls, const struct dp_bundle *bundle, int64_t now_s,
+                          struct tls_refusal *refusal)
+{
+    X509 *leaf;
+    STACK_OF(X509) *others;
+    if (!unpack_chain(tls, &leaf, &others)) {
+        tls_refuse(refusal, DP_REASON_INTERNAL, "out of memory while verifying %s", tls->peer.id);
+        return;
+    }
+    int purpose = tls->is_server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER;
+    if (verify_chain(leaf, others, bundle, purpose, now_s, &tls->peer, refusal) == X509_V_OK)
+        memcpy(tls->bundle_fingerprint, bundle->fingerprint, TLS_HASH_SIZE);
+    X509_free(leaf);
+    sk_X509_pop_free(others, X509_free);
+}
+
 uint16_t tls_peer_recheck(struct tls *tls, const struct dp_snapshot *snap, int64_t now_s)
 {
     struct tls_refusal refusal = {0};
@@ -286,12 +349,8 @@ uint16_t tls_peer_recheck(struct tls *tls, const struct dp_snapshot *snap, int64
         bundle = find_bundle(snap, peer, &refusal);
     /* A bundle changes when a CA is added too; only the withdrawn one ends connections. */
     if (bundle != NULL &&
-        memcmp(bundle->fingerprint, tls->bundle_fingerprint, TLS_HASH_SIZE) != 0) {
-        int purpose = tls->is_server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER;
-        if (verify_chain(SSL_get0_peer_certificate(tls->ssl), SSL_get_peer_cert_chain(tls->ssl),
-                         bundle, purpose, now_s, peer, &refusal) == X509_V_OK)
-            memcpy(tls->bundle_fingerprint, bundle->fingerprint, TLS_HASH_SIZE);
-    }
+        memcmp(bundle->fingerprint, tls->bundle_fingerprint, TLS_HASH_SIZE) != 0)
+        recheck_chain(tls, bundle, now_s, &refusal);
     if (refusal.reason != DP_REASON_NONE)
         tls->refusal = refusal;
     return refusal.reason;

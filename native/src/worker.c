@@ -12,6 +12,7 @@
 
 #include "clock.h"
 #include "ejection.h"
+#include "record_user.h"
 #include "stream.h"
 #include "sys.h"
 
@@ -272,6 +273,9 @@ static int env_init(struct stream_env *env, const dp_config *config, uint16_t nu
     if (r == 0) /* a stream holds at most two; one more is in hand */
         r = buffers_new(2 * config->streams_max + 1, LARGE_BUFFERS_MAX, env->stats,
                         &env->relay.buffers);
+    if (r == 0 && config->records == DP_RECORD_USER)
+        r = buffers_new_sized(RECORD_SMALL, 2 * RECORD_BUFFERS_A_LEG * config->streams_max,
+                              RECORD_LARGE, LARGE_BUFFERS_MAX, env->stats, &env->records);
     if (r == 0)
         r = pool_new(sizeof(struct stream), config->streams_max, &env->streams);
     if (r == 0)
@@ -293,6 +297,7 @@ static void env_fini(struct stream_env *env)
     snapshot_unref(env->snapshot);
     pool_free(env->ejections);
     pool_free(env->streams);
+    buffers_free(env->records);
     buffers_free(env->relay.buffers);
     pipes_free(env->relay.pipes);
     event_ring_free(env->events);

@@ -56,6 +56,8 @@ static int listen_on(const char *address, uint16_t *ret_port)
     return fd;
 }
 
+uint8_t site_records = DP_RECORD_OPENSSL;
+
 static struct dp_leaf *delegated_leaf(struct site *site, const char *id, const char *grade)
 {
     const struct pki_spec spec = {.uris = {id}, .grade = grade};
@@ -83,7 +85,7 @@ void site_init(struct site *site, const char *trust_domain, uint32_t workers)
     site->config = (dp_config){
         .workers = workers, .streams_max = 256, .pipes_max = 16, .handshakes_per_turn = 4,
         .sessions_max = 64, .event_bytes = 1 << 18, .handshake_timeout_ms = 5000,
-        .header_timeout_ms = 5000,
+        .header_timeout_ms = 5000, .records = site_records,
     };
     site_address("127.77.0.1", site->vip);
     site_address("127.0.1.1", site->host_addr);

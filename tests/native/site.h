@@ -22,6 +22,9 @@ struct site_endpoint {
     const char *expected;        /* SPIFFE ID, or NULL */
 };
 
+/* Whose records the engines use, set before site_init; SITE_TEST_MAIN tries both. */
+extern uint8_t site_records;     /* DP_RECORD_OPENSSL or DP_RECORD_USER */
+
 struct site_set {
     struct site_endpoint endpoints[SITE_ENDPOINTS_MAX];
     uint32_t count;
@@ -99,5 +102,17 @@ bool site_client_send(struct site_client *client, const void *bytes, size_t len)
 bool site_client_receive(struct site_client *client, void *bytes, size_t len); /* exactly len */
 bool site_client_ended(struct site_client *client); /* the next thing read is close_notify */
 void site_client_close(struct site_client *client); /* the socket only: no close_notify */
+
+#define SITE_TEST_MAIN(...) \
+    int main(int argc, char **argv) \
+    { \
+        static const struct test_case cases[] = {__VA_ARGS__}; \
+        int failed = 0; \
+        for (site_records = DP_RECORD_OPENSSL; site_records <= DP_RECORD_USER; site_records++) { \
+            printf("# records: %s\n", site_records == DP_RECORD_USER ? "user" : "openssl"); \
+            failed |= test_run(argc, argv, cases, sizeof(cases) / sizeof(cases[0])); \
+        } \
+        return failed; \
+    }
 
 #endif

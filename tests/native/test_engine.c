@@ -171,7 +171,7 @@ static void mesh_stream(void)
             memcpy(flow_id, event->head.flow_id, 16);
             CHECK_INT(event->head.flow, DP_FLOW_OUTBOUND);
             CHECK_INT(event->head.up_tls, 0x0304);
-            CHECK_INT(event->head.up_layer, DP_RECORD_OPENSSL);
+            CHECK_INT(event->head.up_layer, site_records);
             CHECK(event->head.up_cipher != 0);
             CHECK_TEXT(event->src_id, "spiffe://a.test/ns/default/sa/web");
             CHECK_TEXT(event->dst_id, "spiffe://b.test/ns/default/sa/payments");
@@ -1244,7 +1244,7 @@ static void bad_configurations(void)
     local_fini(p);
 }
 
-TEST_MAIN(TEST(local_stream), TEST(mesh_stream), TEST(mesh_resumes), TEST(service_speaks_first),
+SITE_TEST_MAIN(TEST(local_stream), TEST(mesh_stream), TEST(mesh_resumes), TEST(service_speaks_first),
           TEST(client_ends_at_once), TEST(much_before_the_reply),
           TEST(short_writes_everywhere), TEST(ipv6_stream), TEST(handshakes_are_rationed),
           TEST(bulk_is_spliced), TEST(no_pipe_copies),

@@ -280,7 +280,8 @@ static void a_fin_alone_is_no_end(void)
     CHECK_INT(rec_write(ends.client, "cut", 3), 3);
     shutdown(ends.pair.client_fd, SHUT_WR);
     CHECK_INT(rec_read(ends.server, buf, sizeof(buf)), 3);
-    CHECK(ends.server->ops->pending(ends.server));
+    if (pair_server_layer == DP_RECORD_OPENSSL) /* it has read the FIN; ours is left to the event */
+        CHECK(ends.server->ops->pending(ends.server));
     CHECK_INT(rec_read(ends.server, buf, sizeof(buf)), -ENODATA);
     CHECK(!ends.server->ops->pending(ends.server));
     CHECK_INT(rec_read(ends.server, buf, sizeof(buf)), -ENODATA);
@@ -352,7 +353,7 @@ static void plain_ends(void)
     close(fds[0]);
 }
 
-TEST_MAIN(TEST(plain_through_an_unkind_socket), TEST(tls_through_an_unkind_socket),
+TLS_TEST_MAIN(TEST(plain_through_an_unkind_socket), TEST(tls_through_an_unkind_socket),
           TEST(bytes_and_an_end_in_one_read), TEST(pending_tells_what_no_event_will),
           TEST(a_fin_alone_is_no_end), TEST(a_fin_inside_a_record_is_no_end),
           TEST(a_reset_is_a_reset), TEST(a_changed_bit_is_seen), TEST(plain_ends))

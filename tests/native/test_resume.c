@@ -417,7 +417,7 @@ static void room_for_none_means_none(void)
     sites_fini(&sites);
 }
 
-TEST_MAIN(TEST(the_same_client_resumes), TEST(nobody_resumes_for_another),
+TLS_TEST_MAIN(TEST(the_same_client_resumes), TEST(nobody_resumes_for_another),
           TEST(the_oldest_session_goes_first), TEST(a_session_is_the_one_that_made_it),
           TEST(the_server_asks_again),
           TEST(not_after_a_deny_at_the_server), TEST(not_after_a_deny_at_the_client),

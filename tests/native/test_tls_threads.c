@@ -13,14 +13,17 @@ static atomic_uint working;
 struct worker {
     pthread_t thread;
     struct tls_sessions *sessions; /* its own */
+    struct stats *stats;
+    struct buffers *buffers;
     unsigned connected, resumed;
 };
 
 static void *work(void *arg)
 {
     struct worker *worker = arg;
-    struct sites mine = sites; /* shares everything but the sessions */
+    struct sites mine = sites; /* shares everything but sessions and buffers */
     mine.sessions = worker->sessions;
+    mine.buffers = worker->buffers;
     for (int i = 0; i < CONNECTIONS; i++) {
         struct pair pair;
         const struct dp_leaf *leaf = i % 2 ? mine.web : mine.batch;
@@ -58,6 +61,8 @@ static void workers_share_a_context(void)
     atomic_store(&working, WORKERS);
     for (int i = 0; i < WORKERS; i++) {
         REQUIRE_INT(tls_sessions_new(sites.ctx_a, 8, &workers[i].sessions), 0);
+        REQUIRE_INT(stats_new(&workers[i].stats), 0);
+        workers[i].buffers = sites_buffers(workers[i].stats);
         REQUIRE_INT(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
     }
     REQUIRE_INT(pthread_create(&rotator, NULL, rotate, NULL), 0);
@@ -74,8 +79,10 @@ static void workers_share_a_context(void)
         (void)work(&workers[i]);
         CHECK(workers[i].resumed >= CONNECTIONS - 2);
         tls_sessions_free(workers[i].sessions);
+        buffers_free(workers[i].buffers);
+        stats_free(workers[i].stats);
     }
     sites_fini(&sites);
 }
 
-TEST_MAIN(TEST(workers_share_a_context))
+TLS_TEST_MAIN(TEST(workers_share_a_context))

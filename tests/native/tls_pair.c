@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "record_user.h"
 
 #define MUST(condition) \
     do { \
@@ -17,7 +18,17 @@
         } \
     } while (0)
 
-enum { SESSIONS_MAX = 4, ROUNDS_MAX = 32 };
+enum { SESSIONS_MAX = 4, ROUNDS_MAX = 32, PAIRS_MAX = 16, LARGE_MAX = 4 };
+
+uint8_t pair_client_layer = DP_RECORD_OPENSSL, pair_server_layer = DP_RECORD_OPENSSL;
+
+struct buffers *sites_buffers(struct stats *stats)
+{
+    struct buffers *buffers = NULL;
+    MUST(buffers_new_sized(RECORD_SMALL, 2 * PAIRS_MAX * RECORD_BUFFERS_A_LEG, RECORD_LARGE,
+                           LARGE_MAX, stats, &buffers) == 0);
+    return buffers;
+}
 
 struct dp_snapshot *snapshot_make(const struct snapshot_spec *spec)
 {
@@ -84,10 +95,14 @@ void sites_init(struct sites *sites)
     MUST(tls_context_new(&sites->ctx_a) == 0);
     MUST(tls_context_new(&sites->ctx_b) == 0);
     MUST(tls_sessions_new(sites->ctx_a, SESSIONS_MAX, &sites->sessions) == 0);
+    MUST(stats_new(&sites->stats) == 0);
+    sites->buffers = sites_buffers(sites->stats);
 }
 
 void sites_fini(struct sites *sites)
 {
+    buffers_free(sites->buffers);
+    stats_free(sites->stats);
     tls_sessions_free(sites->sessions);
     tls_context_free(sites->ctx_a);
     tls_context_free(sites->ctx_b);
@@ -119,6 +134,10 @@ void pair_open(struct pair *pair, struct sites *sites, const struct dp_leaf *lea
         .leaf = leaf, .sni = sni, .expected = &expected_id, .expected_count = 1};
     MUST(tls_new_client(sites->ctx_a, sites->sessions, fds[0], &client, &pair->client) == 0);
     MUST(tls_new_server(sites->ctx_b, fds[1], &pair->server) == 0);
+    if (pair_client_layer == DP_RECORD_USER)
+        tls_want_user_records(pair->client, sites->buffers);
+    if (pair_server_layer == DP_RECORD_USER)
+        tls_want_user_records(pair->server, sites->buffers);
 }
 
 bool pair_shake(struct pair *pair, const struct sites *sites)
@@ -173,4 +192,18 @@ bool pair_carries(struct tls *from, struct tls *to, const char *text)
     MUST(len <= sizeof(buf));
     return source->ops->write(source, text, len) == (ssize_t)len &&
            sink->ops->read(sink, buf, sizeof(buf)) == (ssize_t)len && memcmp(buf, text, len) == 0;
+}
+
+int pair_run_layers(int (*run)(void))
+{
+    static const uint8_t layers[] = {DP_RECORD_OPENSSL, DP_RECORD_USER};
+    int failed = 0;
+    for (size_t i = 0; i < 4; i++) {
+        pair_client_layer = layers[i / 2];
+        pair_server_layer = layers[i % 2];
+        printf("# records: client %s, server %s\n", i / 2 ? "user" : "openssl",
+               i % 2 ? "user" : "openssl");
+        failed |= run();
+    }
+    return failed;
 }

@@ -22,6 +22,9 @@ struct snapshot_spec {
 };
 struct dp_snapshot *snapshot_make(const struct snapshot_spec *spec);
 
+/* Whose records each end uses; set before pair_open. TLS_TEST_MAIN tries all four combinations. */
+extern uint8_t pair_client_layer, pair_server_layer; /* DP_RECORD_OPENSSL or DP_RECORD_USER */
+
 struct sites {
     struct pki_ca ca_a, ca_b;
     struct dp_bundle *bundle_a, *bundle_b;
@@ -31,7 +34,11 @@ struct sites {
     struct dp_snapshot *snap_a, *snap_b;
     struct tls_context *ctx_a, *ctx_b;
     struct tls_sessions *sessions;        /* of ctx_a */
+    struct stats *stats;
+    struct buffers *buffers;              /* for our own records, of one thread */
 };
+/* What sites_init makes buffers of; for a thread's own. */
+struct buffers *sites_buffers(struct stats *stats);
 /* Freezes the clock at PKI_NOW_S. */
 void sites_init(struct sites *sites);
 void sites_fini(struct sites *sites);
@@ -56,5 +63,22 @@ bool pair_is_resumed(const struct pair *pair); /* both ends agree */
 /* Writes text from one end and reads it at the other. */
 bool pair_carries(struct tls *from, struct tls *to, const char *text);
 void socket_pair(int ret_fds[2]); /* non-blocking stream sockets */
+
+int pair_run_layers(int (*run)(void)); /* run, with each combination of layers */
+/* As TEST_MAIN, for each combination. */
+#define TLS_TEST_MAIN(...) \
+    static int run_argc; \
+    static char **run_argv; \
+    static int run_cases(void) \
+    { \
+        static const struct test_case cases[] = {__VA_ARGS__}; \
+        return test_run(run_argc, run_argv, cases, sizeof(cases) / sizeof(cases[0])); \
+    } \
+    int main(int argc, char **argv) \
+    { \
+        run_argc = argc; \
+        run_argv = argv; \
+        return pair_run_layers(run_cases); \
+    }
 
 #endif

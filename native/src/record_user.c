@@ -1,0 +1,614 @@
+/* record_user.c: reading and writing. What came is opened from the ciphertext's buffer straight
+ * into the reader's, what goes is sealed from the writer's straight into the one that is sent, so
+ * nothing is copied but the odd piece of a record; and a connection holds a buffer only while
+ * bytes wait in it. Sealed records are kept until sent: none is ever sealed twice. */
+#include "record_user.h"
+
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "keys.h"
+#include "sys.h"
+
+enum {
+    TYPE_ALERT = 21, TYPE_HANDSHAKE = 22, TYPE_DATA = 23, /* of content */
+    HEADER = 5, OVERHEAD = HEADER + 1 + AEAD_TAG_SIZE,
+    SILENT_MAX = 32,             /* records in a row without a byte of data */
+    NEW_SESSION_TICKET = 4, KEY_UPDATE = 24, /* handshake messages */
+    TICKET_MIN = 14, TICKET_MAX = 1 << 17,
+    ALERT_FATAL = 2, ALERT_WARNING = 1,
+    CLOSE_NOTIFY = 0, UNEXPECTED_MESSAGE = 10, BAD_RECORD_MAC = 20, RECORD_OVERFLOW = 22,
+    ILLEGAL_PARAMETER = 47, DECODE_ERROR = 50, INTERNAL_ERROR = 80, USER_CANCELED = 90,
+};
+static_assert(OVERHEAD == 22, "as RECORD_LARGE has it");
+
+enum finish { FINISH_NOT = 0, FINISH_SENDING, FINISH_DONE };
+
+struct direction {
+    struct aead aead;
+    uint8_t iv[KEYS_IV_SIZE];
+    uint8_t secret[KEYS_SECRET_MAX];
+    uint64_t seq;                /* of the next record under this key */
+};
+
+struct record_user {
+    struct record rec;           /* first: user_of finds us by it */
+    struct record_owner owner;
+    struct buffers *buffers;     /* borrowed from the worker */
+    struct direction in, out;
+    uint16_t cipher;
+    uint8_t engine;              /* enum aead_engine */
+    uint8_t finish;              /* enum finish */
+    bool is_server, unsettled;
+    bool broken;                 /* an alert was fatal: nothing more is written */
+    bool update_owed;            /* the peer asked for a KeyUpdate of ours */
+    bool drained;                /* the socket had no more when it was last asked */
+    bool read_ended, read_end_told;
+    uint8_t silent;              /* records since the last byte of data */
+    uint8_t message[5], message_len; /* head of a handshake message as it comes in */
+    uint32_t message_rest;       /* of its body, which is skipped */
+    ssize_t read_end;            /* what every further read returns */
+    struct buffer *wire;         /* owned; ciphertext, from a record's start; NULL = none */
+    struct buffer *plain;        /* owned; opened, not yet read; NULL = none */
+    struct buffer *sealed;       /* owned; not yet sent; NULL = none */
+    size_t sealed_payload;       /* bytes in sealed that write has not reported as taken */
+    uint64_t key_limit;
+};
+
+static struct record_user *user_of(const struct record *rec)
+{
+    return (struct record_user *)rec;
+}
+
+/* Keys. */
+
+static int direction_key(struct record_user *user, struct direction *direction, bool seals)
+{
+    uint8_t key[KEYS_KEY_MAX];
+    int r = keys_derive(user->cipher, direction->secret, key, direction->iv);
+    if (r == 0) {
+        aead_fini(&direction->aead);
+        r = aead_init(&direction->aead, user->cipher, key, seals, user->engine);
+    }
+    OPENSSL_cleanse(key, sizeof(key));
+    return r;
+}
+
+static int direction_update(struct record_user *user, struct direction *direction, bool seals)
+{
+    int r = keys_update(user->cipher, direction->secret);
+    direction->seq = 0;
+    return r < 0 ? r : direction_key(user, direction, seals);
+}
+
+static void next_nonce(struct direction *direction, uint8_t nonce[AEAD_NONCE_SIZE])
+{
+    uint64_t seq = direction->seq++;
+    memcpy(nonce, direction->iv, AEAD_NONCE_SIZE);
+    for (int i = 0; i < 8; i++)
+        nonce[AEAD_NONCE_SIZE - 1 - i] ^= (uint8_t)(seq >> 8 * i);
+}
+
+/* Writing. */
+
+/* One record behind what is in user->sealed, which has room. */
+static int seal(struct record_user *user, uint8_t type, const uint8_t *data, size_t len)
+{
+    struct buffer *to = user->sealed;
+    size_t body = len + 1 + AEAD_TAG_SIZE;
+    assert(len <= RECORD_PLAIN_MAX && to->cap - to->len >= HEADER + body);
+    uint8_t nonce[AEAD_NONCE_SIZE], *head = to->data + to->len;
+    head[0] = TYPE_DATA;
+    head[1] = head[2] = 3;
+    head[3] = (uint8_t)(body >> 8);
+    head[4] = (uint8_t)body;
+    next_nonce(&user->out, nonce);
+    int r = aead_seal(&user->out.aead, nonce, head, HEADER, data, len, type, head + HEADER);
+    if (r == 0)
+        to->len += (uint32_t)(HEADER + body);
+    return r;
+}
+
+/* 0 = nothing waits; -EAGAIN; -errno. */
+static int send_sealed(struct record_user *user)
+{
+    struct buffer *sealed = user->sealed;
+    if (sealed == NULL)
+        return 0;
+    while (sealed->off < sealed->len) {
+        ssize_t n = sys->send(user->rec.fd, sealed->data + sealed->off, sealed->len - sealed->off,
+                              MSG_NOSIGNAL);
+        if (n == -EINTR)
+            continue;
+        if (n < 0)
+            return (int)n;
+        sealed->off += (uint32_t)n;
+    }
+    buffers_put(user->buffers, sealed);
+    user->sealed = NULL;
+    return 0;
+}
+
+/* Our own KeyUpdate: when the peer asked for it, or the key has sealed enough. The answer that it
+ * might ask for is not wanted: its key is its own business. */
+static int seal_key_update(struct record_user *user)
+{
+    static const uint8_t message[] = {KEY_UPDATE, 0, 0, 1, 0 /* update_not_requested */};
+    user->update_owed = false;
+    int r = seal(user, TYPE_HANDSHAKE, message, sizeof(message));
+    return r < 0 ? r : direction_update(user, &user->out, true);
+}
+
+/* As many records as fit one buffer; *ret_taken = payload bytes in them. */
+static int seal_slice(struct record_user *user, const uint8_t *data, size_t len, size_t *ret_taken)
+{
+    int r = 0;
+    size_t taken = 0;
+    user->sealed = buffers_get(user->buffers, len > RECORD_PLAIN_MAX);
+    if (user->update_owed || user->out.seq + RECORD_SLICE > user->key_limit)
+        r = seal_key_update(user);
+    while (r == 0 && taken < len) {
+        size_t n = len - taken < RECORD_PLAIN_MAX ? len - taken : RECORD_PLAIN_MAX;
+        if (user->sealed->cap - user->sealed->len < n + OVERHEAD)
+            break;
+        r = seal(user, TYPE_DATA, data + taken, n);
+        taken += n;
+    }
+    *ret_taken = taken;
+    return r;
+}
+
+static ssize_t user_write(struct record *rec, const void *buf, size_t len)
+{
+    struct record_user *user = user_of(rec);
+    if (user->broken || user->finish != FINISH_NOT)
+        return -EPIPE;
+    int r = send_sealed(user);
+    if (r < 0)
+        return r;
+    size_t total = user->sealed_payload; /* out at last: these are the first of buf */
+    assert(total <= len);
+    user->sealed_payload = 0;
+    while (total < len) {
+        size_t taken;
+        r = seal_slice(user, (const uint8_t *)buf + total, len - total, &taken);
+        if (r < 0) { /* OpenSSL or memory failed: what is half sealed must not go out */
+            user->broken = true;
+            break;
+        }
+        r = send_sealed(user);
+        if (r < 0) {
+            user->sealed_payload = taken;
+            break;
+        }
+        total += taken;
+    }
+    return total > 0 ? (ssize_t)total : r;
+}
+
+static int seal_alert(struct record_user *user, uint8_t level, uint8_t alert)
+{
+    user->sealed = buffers_get(user->buffers, false);
+    return seal(user, TYPE_ALERT, (const uint8_t[]){level, alert}, 2);
+}
+
+/* Sends close_notify; the socket stays open for writing, as record_openssl's does. */
+static int user_finish(struct record *rec)
+{
+    struct record_user *user = user_of(rec);
+    if (user->finish == FINISH_DONE)
+        return 0;
+    int r = user->broken ? -EPIPE : send_sealed(user);
+    user->sealed_payload = 0;
+    if (r == 0 && user->finish == FINISH_NOT) {
+        user->finish = FINISH_SENDING;
+        r = seal_alert(user, ALERT_WARNING, CLOSE_NOTIFY);
+        if (r == 0)
+            r = send_sealed(user);
+    }
+    if (r != -EAGAIN)
+        user->finish = FINISH_DONE;
+    return r;
+}
+
+/* Reading. */
+
+static void end_reading(struct record_user *user, ssize_t end)
+{
+    user->read_ended = true;
+    user->read_end = end;
+}
+
+/* Breaks the connection. The alert is sent if the socket takes it at once and nothing waits. */
+static int fail(struct record_user *user, uint8_t alert, const char *why)
+{
+    if (!user->broken && user->finish == FINISH_NOT && user->sealed == NULL &&
+        seal_alert(user, ALERT_FATAL, alert) == 0)
+        (void)send_sealed(user);
+    user->broken = true;
+    end_reading(user, -EBADMSG);
+    user->owner.failed(user->owner.arg, false, alert, why);
+    return -EBADMSG;
+}
+
+static void settle(struct record_user *user)
+{
+    if (!user->unsettled)
+        return;
+    user->unsettled = false;
+    user->owner.settled(user->owner.arg);
+}
+
+static int on_alert(struct record_user *user, const uint8_t *data, size_t len)
+{
+    if (len != 2)
+        return fail(user, DECODE_ERROR, "malformed alert");
+    if (data[1] == USER_CANCELED)
+        return 0;
+    if (data[1] == CLOSE_NOTIFY) {
+        end_reading(user, 0);
+        return 0;
+    }
+    /* In TLS 1.3 every other alert is fatal, whatever its level says. */
+    user->broken = true;
+    end_reading(user, -EBADMSG);
+    user->owner.failed(user->owner.arg, true, data[1], "");
+    return -EBADMSG;
+}
+
+static int on_key_update(struct record_user *user, uint8_t request)
+{
+    if (request > 1)
+        return fail(user, ILLEGAL_PARAMETER, "malformed KeyUpdate");
+    settle(user);
+    if (direction_update(user, &user->in, false) < 0)
+        return fail(user, INTERNAL_ERROR, "no memory for the next key");
+    user->update_owed |= request == 1;
+    return 0;
+}
+
+/* Messages may share a record or span several; bodies of tickets are for the owner alone. */
+static int on_messages(struct record_user *user, const uint8_t *data, size_t len)
+{
+    while (len > 0) {
+        if (user->message_rest > 0) {
+            size_t n = user->message_rest < len ? user->message_rest : len;
+            user->message_rest -= (uint32_t)n;
+            data += n;
+            len -= n;
+            continue;
+        }
+        const uint8_t *head = user->message;
+        user->message[user->message_len++] = *data++;
+        len--;
+        if (user->message_len < 4)
+            continue;
+        uint32_t size = (uint32_t)head[1] << 16 | (uint32_t)head[2] << 8 | head[3];
+        if (head[0] == NEW_SESSION_TICKET && !user->is_server) {
+            if (size < TICKET_MIN || size > TICKET_MAX)
+                return fail(user, DECODE_ERROR, "malformed NewSessionTicket");
+            user->message_rest = size;
+        } else if (head[0] == KEY_UPDATE) {
+            if (size != 1)
+                return fail(user, DECODE_ERROR, "malformed KeyUpdate");
+            if (user->message_len < 5)
+                continue;
+            if (len > 0) /* what follows it is under the next key */
+                return fail(user, UNEXPECTED_MESSAGE, "KeyUpdate is not the last of its record");
+            int r = on_key_update(user, head[4]);
+            if (r < 0)
+                return r;
+        } else {
+            return fail(user, UNEXPECTED_MESSAGE, "handshake message after the handshake");
+        }
+        user->message_len = 0;
+    }
+    return 0;
+}
+
+static int on_handshake(struct record_user *user, const uint8_t *data, size_t len,
+                        const uint8_t *record, size_t record_len)
+{
+    if (len == 0)
+        return fail(user, UNEXPECTED_MESSAGE, "empty handshake record");
+    int r = on_messages(user, data, len);
+    if (r == 0 && user->unsettled &&
+        user->owner.ticket(user->owner.arg, record, record_len) < 0)
+        return fail(user, DECODE_ERROR, "malformed NewSessionTicket");
+    return r;
+}
+
+static bool inside_a_message(const struct record_user *user)
+{
+    return user->message_len > 0 || user->message_rest > 0;
+}
+
+/* Wire bytes of the record in front, as its header says; 0 = no whole header yet. */
+static size_t record_size(const struct record_user *user)
+{
+    const struct buffer *wire = user->wire;
+    if (wire == NULL || wire->len - wire->off < HEADER)
+        return 0;
+    const uint8_t *head = wire->data + wire->off;
+    return HEADER + ((size_t)head[3] << 8 | head[4]);
+}
+
+static int check_header(struct record_user *user)
+{
+    const uint8_t *head = user->wire->data + user->wire->off;
+    size_t size = record_size(user);
+    if (head[0] != TYPE_DATA)
+        return fail(user, UNEXPECTED_MESSAGE, "record is not encrypted");
+    if (size > RECORD_WIRE_MAX)
+        return fail(user, RECORD_OVERFLOW, "record is too long");
+    if (size < HEADER + 1 + AEAD_TAG_SIZE)
+        return fail(user, BAD_RECORD_MAC, "record is too short");
+    return 0;
+}
+
+/* Opens the record of size bytes in front to out; *ret_len = payload without type and padding. */
+static int open_record(struct record_user *user, size_t size, uint8_t *out, uint8_t *ret_type,
+                       size_t *ret_len)
+{
+    const uint8_t *head = user->wire->data + user->wire->off;
+    uint8_t nonce[AEAD_NONCE_SIZE], type;
+    size_t len = size - HEADER - AEAD_TAG_SIZE - 1;
+    next_nonce(&user->in, nonce);
+    if (aead_open(&user->in.aead, nonce, head, HEADER, head + HEADER, size - HEADER, out, &type) < 0)
+        return fail(user, BAD_RECORD_MAC, "record is not authentic");
+    if (len > RECORD_PLAIN_MAX)
+        return fail(user, RECORD_OVERFLOW, "record holds too much");
+    while (type == 0 && len > 0)
+        type = out[--len];
+    if (type == 0)
+        return fail(user, UNEXPECTED_MESSAGE, "record holds nothing but padding");
+    *ret_type = type;
+    *ret_len = len;
+    return 0;
+}
+
+/* The record of size bytes in front, whose plaintext is in out. 0, or -EBADMSG. */
+static int dispatch(struct record_user *user, size_t size, uint8_t type, const uint8_t *out,
+                    size_t len)
+{
+    if (type == TYPE_DATA && len > 0)
+        user->silent = 0;
+    else if (++user->silent > SILENT_MAX)
+        return fail(user, UNEXPECTED_MESSAGE, "too many records without data");
+    if (type == TYPE_HANDSHAKE)
+        return on_handshake(user, out, len, user->wire->data + user->wire->off, size);
+    if (inside_a_message(user))
+        return fail(user, UNEXPECTED_MESSAGE, "record inside a handshake message");
+    settle(user); /* a record that OpenSSL does not see: it could not read those behind it */
+    if (type == TYPE_ALERT)
+        return on_alert(user, out, len);
+    return type == TYPE_DATA ? 0 : fail(user, UNEXPECTED_MESSAGE, "record of an unknown type");
+}
+
+/* Takes the record in front: its data goes to out if there is surely room, else to user->plain.
+ * Bytes in out; -EAGAIN = it is not whole yet; -EBADMSG. */
+static ssize_t take_record(struct record_user *user, uint8_t *out, size_t room)
+{
+    struct buffer *wire = user->wire;
+    size_t size = record_size(user), len = 0;
+    int r = size > 0 ? check_header(user) : 0;
+    if (r < 0)
+        return r;
+    if (size == 0 || wire->len - wire->off < size)
+        return -EAGAIN;
+    struct buffer *spare = NULL;
+    if (size - HEADER - AEAD_TAG_SIZE - 1 > room) {
+        spare = buffers_get(user->buffers, false);
+        out = spare->data;
+    }
+    uint8_t type = 0;
+    r = open_record(user, size, out, &type, &len);
+    if (r == 0)
+        r = dispatch(user, size, type, out, len);
+    wire->off += (uint32_t)size;
+    bool has_data = r == 0 && type == TYPE_DATA && len > 0;
+    if (spare != NULL && has_data) {
+        spare->len = (uint32_t)len;
+        user->plain = spare;
+        return 0;
+    }
+    buffers_put(user->buffers, spare);
+    return r < 0 ? r : has_data ? (ssize_t)len : 0;
+}
+
+static size_t take_plain(struct record_user *user, uint8_t *out, size_t room)
+{
+    struct buffer *plain = user->plain;
+    size_t n = plain->len - plain->off;
+    if (n > room)
+        n = room;
+    memcpy(out, plain->data + plain->off, n);
+    plain->off += (uint32_t)n;
+    if (plain->off == plain->len) {
+        buffers_put(user->buffers, plain);
+        user->plain = NULL;
+    }
+    return n;
+}
+
+/* Puts what waits into a buffer of the other size, or gives an empty one back. */
+static void move_wire(struct record_user *user, bool large)
+{
+    struct buffer *from = user->wire, *to = NULL;
+    uint32_t len = from->len - from->off;
+    if (len > 0) {
+        to = buffers_get(user->buffers, large);
+        memcpy(to->data, from->data + from->off, len);
+        to->len = len;
+    }
+    buffers_put(user->buffers, from);
+    user->wire = to;
+}
+
+/* Reads from the socket as much as surely fits room once opened, and at least the rest of the
+ * record in front. 0; -EAGAIN; -errno; -ENODATA = the peer's FIN. */
+static int fill_wire(struct record_user *user, size_t room)
+{
+    size_t have = user->wire != NULL ? user->wire->len - user->wire->off : 0;
+    size_t size = record_size(user);
+    size_t want = room + OVERHEAD * (room / RECORD_PLAIN_MAX + 1);
+    if (want > RECORD_LARGE)
+        want = RECORD_LARGE;
+    if (want < (size > 0 ? size : HEADER))
+        want = size > 0 ? size : HEADER;
+    bool large = want > RECORD_SMALL;
+    if (user->wire == NULL) {
+        user->wire = buffers_get(user->buffers, large);
+    } else if (large && user->wire->cap < want) {
+        move_wire(user, true);
+        if (user->wire == NULL)
+            user->wire = buffers_get(user->buffers, true);
+    } else if (user->wire->off > 0) {
+        memmove(user->wire->data, user->wire->data + user->wire->off, have);
+        user->wire->off = 0;
+        user->wire->len = (uint32_t)have;
+    }
+    struct buffer *wire = user->wire;
+    if (want > wire->cap)
+        want = wire->cap;
+    ssize_t n;
+    do
+        n = sys->recv(user->rec.fd, wire->data + have, want - have, 0);
+    while (n == -EINTR);
+    user->drained = n < (ssize_t)(want - have);
+    if (n <= 0)
+        return n == 0 ? -ENODATA : (int)n;
+    wire->len += (uint32_t)n;
+    return 0;
+}
+
+static ssize_t read_some(struct record_user *user, uint8_t *buf, size_t len)
+{
+    size_t total = 0;
+    while (total < len && !user->read_ended) {
+        if (user->plain != NULL) {
+            total += take_plain(user, buf + total, len - total);
+            continue;
+        }
+        ssize_t n = take_record(user, buf + total, len - total);
+        if (n >= 0) {
+            total += (size_t)n;
+            continue;
+        }
+        if (n != -EAGAIN || (total > 0 && user->drained))
+            break;
+        int r = fill_wire(user, len - total);
+        if (r == -EAGAIN)
+            break;
+        if (r < 0)
+            end_reading(user, r);
+    }
+    return (ssize_t)total;
+}
+
+static ssize_t user_read(struct record *rec, void *buf, size_t len)
+{
+    struct record_user *user = user_of(rec);
+    ssize_t total = read_some(user, buf, len);
+    /* An idle connection holds nothing, a waiting one no more than it needs. */
+    if (user->wire != NULL) {
+        uint32_t rest = user->wire->len - user->wire->off;
+        if (rest == 0 || (user->wire->cap > RECORD_SMALL && rest <= RECORD_SMALL))
+            move_wire(user, false);
+    }
+    if (total > 0 || len == 0) /* bytes before the end go first */
+        return total;
+    if (!user->read_ended)
+        return -EAGAIN;
+    user->read_end_told = true;
+    return user->read_end;
+}
+
+static bool user_pending(const struct record *rec)
+{
+    const struct record_user *user = user_of(rec);
+    if (user->plain != NULL)
+        return true;
+    if (user->read_ended)
+        return !user->read_end_told;
+    size_t size = record_size(user);
+    return !user->drained || (size > 0 && user->wire->len - user->wire->off >= size);
+}
+
+/* Life. */
+
+static void user_free(struct record *rec)
+{
+    (void)rec; /* record_user_free does it */
+}
+
+static const struct record_ops user_ops = {
+    .layer = DP_RECORD_USER,
+    .read = user_read,
+    .write = user_write,
+    .finish = user_finish,
+    .pending = user_pending,
+    .free = user_free,
+};
+
+int record_user_new(const struct record_user_spec *spec, struct record_user **ret)
+{
+    size_t secret_size = keys_secret_size(spec->cipher);
+    if (secret_size == 0)
+        return -EINVAL;
+    struct record_user *user = calloc(1, sizeof(*user));
+    if (user == NULL)
+        return -ENOMEM;
+    user->rec = (struct record){.ops = &user_ops, .fd = spec->fd};
+    user->owner = spec->owner;
+    user->buffers = spec->buffers;
+    user->cipher = spec->cipher;
+    user->engine = (uint8_t)spec->engine;
+    user->is_server = spec->is_server;
+    user->unsettled = spec->owner.ticket != NULL;
+    user->drained = true;
+    user->key_limit = RECORD_KEY_LIMIT;
+    user->in.seq = spec->read_seq;
+    user->out.seq = spec->write_seq;
+    memcpy(user->in.secret, spec->read_secret, secret_size);
+    memcpy(user->out.secret, spec->write_secret, secret_size);
+    int r = direction_key(user, &user->in, false);
+    if (r == 0)
+        r = direction_key(user, &user->out, true);
+    if (r < 0) {
+        record_user_free(user);
+        return r;
+    }
+    user->wire = spec->wire;
+    *ret = user;
+    return 0;
+}
+
+void record_user_free(struct record_user *user)
+{
+    if (user == NULL)
+        return;
+    buffers_put(user->buffers, user->wire);
+    buffers_put(user->buffers, user->plain);
+    buffers_put(user->buffers, user->sealed);
+    aead_fini(&user->in.aead);
+    aead_fini(&user->out.aead);
+    OPENSSL_cleanse(user, sizeof(*user));
+    free(user);
+}
+
+struct record *record_user_record(struct record_user *user)
+{
+    return &user->rec;
+}
+
+bool record_user_wants_write(const struct record_user *user)
+{
+    return user->sealed != NULL;
+}
+
+void record_user_set_key_limit(struct record_user *user, uint64_t records)
+{
+    user->key_limit = records;
+}

@@ -1,0 +1,124 @@
+/* tls_user.c: from OpenSSL's records to our own: secrets by the key log, sequence numbers by
+ * counting records, and the SSL freed as soon as nothing of it is needed: at once for a server,
+ * which has sent its tickets; for a client when the first data comes, behind which no ticket is
+ * kept any more. Until then OpenSSL reads each ticket's record a second time, for it alone makes a
+ * session of it. */
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+
+#include "tls_internal.h"
+
+static enum keys_side our_side(const struct tls *tls)
+{
+    return tls->is_server ? KEYS_SERVER : KEYS_CLIENT;
+}
+
+/* OpenSSL logs a secret when it begins to use it. */
+static void on_secret(const SSL *ssl, const char *line)
+{
+    struct tls *tls = SSL_get_app_data(ssl);
+    enum keys_side side;
+    uint8_t secret[KEYS_SECRET_MAX];
+    if (tls == NULL || tls->buffers == NULL)
+        return;
+    int size = keys_from_log(line, &side, secret);
+    if (size <= 0)
+        return;
+    memcpy(tls->secrets[side], secret, (size_t)size);
+    tls->secret_sizes[side] = (uint8_t)size;
+    OPENSSL_cleanse(secret, sizeof(secret));
+    if (side == our_side(tls))
+        tls->written = 0;
+}
+
+static void on_message(int is_write, int version, int type, const void *buf, size_t len, SSL *ssl,
+                       void *arg)
+{
+    struct tls *tls = SSL_get_app_data(ssl);
+    (void)version;
+    (void)buf;
+    (void)len;
+    (void)arg;
+    if (is_write && type == SSL3_RT_HEADER && tls != NULL)
+        tls->written++;
+}
+
+void tls_user_attach(SSL_CTX *ctx)
+{
+    SSL_CTX_set_keylog_callback(ctx, on_secret);
+    SSL_CTX_set_msg_callback(ctx, on_message);
+}
+
+static void drop_ssl(struct tls *tls)
+{
+    SSL_set_quiet_shutdown(tls->ssl, 1);
+    SSL_free(tls->ssl);
+    tls->ssl = NULL;
+}
+
+static void on_failed(void *arg, bool by_peer, uint8_t alert, const char *why)
+{
+    struct tls *tls = arg;
+    if (by_peer)
+        tls_refuse_from_alert(tls, alert);
+    else
+        tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE, "TLS failed while reading: %s", why);
+}
+
+static int on_ticket(void *arg, const uint8_t *record, size_t len)
+{
+    struct tls *tls = arg;
+    uint8_t byte;
+    size_t n;
+    tls->ticket = record;
+    tls->ticket_len = len;
+    ERR_clear_error();
+    int r = SSL_read_ex(tls->ssl, &byte, 1, &n);
+    bool good = r == 0 && SSL_get_error(tls->ssl, 0) == SSL_ERROR_WANT_READ && tls->ticket_len == 0;
+    ERR_clear_error();
+    tls->ticket = NULL;
+    return good ? 0 : -EBADMSG;
+}
+
+static void on_settled(void *arg)
+{
+    drop_ssl(arg);
+}
+
+int tls_user_take_over(struct tls *tls)
+{
+    enum keys_side ours = our_side(tls), theirs = ours == KEYS_SERVER ? KEYS_CLIENT : KEYS_SERVER;
+    size_t size = keys_secret_size(tls->info.cipher);
+    int r = -ENOTSUP;
+    if (size > 0 && tls->secret_sizes[ours] == size && tls->secret_sizes[theirs] == size &&
+        !SSL_has_pending(tls->ssl)) {
+        const struct record_user_spec spec = {
+            .fd = tls->rec.fd,
+            .is_server = tls->is_server,
+            .cipher = tls->info.cipher,
+            .read_secret = tls->secrets[theirs],
+            .write_secret = tls->secrets[ours],
+            .write_seq = tls->written,
+            .buffers = tls->buffers,
+            .wire = tls->inbox,
+            .owner = {.arg = tls, .failed = on_failed,
+                      .ticket = tls->is_server ? NULL : on_ticket,
+                      .settled = tls->is_server ? NULL : on_settled},
+        };
+        r = record_user_new(&spec, &tls->user);
+    }
+    OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
+    if (r < 0)
+        return r;
+    tls->inbox = NULL;
+    if (tls->is_server)
+        drop_ssl(tls);
+    return 0;
+}
+
+void tls_user_fini(struct tls *tls)
+{
+    record_user_free(tls->user);
+    buffers_put(tls->buffers, tls->inbox);
+    OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
+}
