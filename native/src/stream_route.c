@@ -132,6 +132,11 @@ uint16_t stream_route_mesh(struct stream *s, const struct link_header *header)
     s->dst_port = header->dst_port;
     if (memcmp(header->flow_id, no_flow_id, sizeof(no_flow_id)) != 0)
         memcpy(s->flow_id, header->flow_id, sizeof(s->flow_id));
+    /* The handshake may be older than the snapshot. No publish looks at a stream without a route,
+     * so whoever holds the header back would outlive a revocation. */
+    uint16_t reason = tls_peer_recheck(s->down.tls, s->env->snapshot, clock_real_s());
+    if (reason != DP_REASON_NONE)
+        return say(reason, s->detail, tls_detail(s->down.tls));
     return peer->delegated ? route_inbound(s) : route_agent(s, peer);
 }
 
