@@ -270,10 +270,18 @@ static enum outcome no_reply(struct stream *s)
     return OUTCOME_REFUSED;
 }
 
+/* After the handshake TLS can only fail for what the endpoint thinks of the leaf that we showed:
+ * the source's fault, and no reason to put the endpoint aside for all the others. */
+static bool leaf_was_refused(const struct stream *s, int error)
+{
+    return error == -EBADMSG && (s->reason == DP_REASON_REVOKED || s->reason == DP_REASON_EXPIRED ||
+                                 s->reason == DP_REASON_PEER_IDENTITY);
+}
+
 static enum outcome up_failed(struct stream *s, int error)
 {
     (void)stream_fail(s, &s->up, error);
-    return no_reply(s);
+    return leaf_was_refused(s, error) ? OUTCOME_REFUSED : no_reply(s);
 }
 
 static enum outcome exchange(struct stream *s)

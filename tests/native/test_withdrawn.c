@@ -1,4 +1,5 @@
-/* test_withdrawn.c: an identity that is withdrawn while a stream of it is half made. */
+/* test_withdrawn.c: an identity that is withdrawn while a stream of it is half made, and one that
+ * the far side refuses: the first must not get in, the second must not harm others. */
 #include <unistd.h>
 
 #include "link.h"
@@ -52,4 +53,32 @@ static void revoked_before_its_header(void)
     sites_fini();
 }
 
-TEST_MAIN(TEST(revoked_before_its_header))
+/* A source whom the peer refuses goes on trying: the peer stays in use for everybody else. */
+static void a_refused_source_ejects_nobody(void)
+{
+    enum { TRIES = 4 };
+    sites_init();
+    uint16_t port;
+    int service = site_listen(&port);
+    site_add_plain(&b.inbound, port);
+    b.denied_id = a.host_id;
+    site_start(&b);
+    site_add_mesh(&a, &b);
+    a.outbound.policy.failures_consecutive = 2;
+    a.outbound.policy.ejection_percent_max = 100;
+    a.outbound.policy.ejection_base_ms = a.outbound.policy.ejection_max_ms = 60000;
+    site_start(&a);
+    for (int i = 0; i < TRIES; i++) {
+        int client = site_connect(&a, "127.0.1.1");
+        const struct site_event *event = site_wait_event(&a, DP_EVENT_REFUSED);
+        if (CHECK(client >= 0 && event != NULL))
+            CHECK_INT(event->head.reason, DP_REASON_REVOKED);
+        close(client);
+    }
+    CHECK_INT(site_stat(&a, STAT_EJECTIONS), 0);
+    CHECK_INT(site_stat(&a, STAT_CONNECT_FAILURES), 0);
+    close(service);
+    sites_fini();
+}
+
+TEST_MAIN(TEST(revoked_before_its_header), TEST(a_refused_source_ejects_nobody))
