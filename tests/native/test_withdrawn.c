@@ -81,4 +81,4 @@ static void a_refused_source_ejects_nobody(void)
     sites_fini();
 }
 
-TEST_MAIN(TEST(revoked_before_its_header), TEST(a_refused_source_ejects_nobody))
+SITE_TEST_MAIN(TEST(revoked_before_its_header), TEST(a_refused_source_ejects_nobody))
