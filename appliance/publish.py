@@ -19,9 +19,8 @@ from appliance.compile import (
     LeafNeed,
     allocations,
     compile,
-    endpoint_set,
+    endpoint_sets,
     leaf_needs,
-    set_keys_of,
 )
 from appliance.config.model import Model
 from appliance.errors import ApplianceError, Conflict, Unavailable
@@ -197,18 +196,17 @@ class Publisher:
         assert self.published is not None
         before = self.published
         registry = replace(self._view.now, vips=before.registry.vips, sets=before.registry.sets)
-        keys = [
-            key
+        sets = [
+            each
             for service in sorted(services)
-            for key in set_keys_of(before.model, registry, self._site, service)
+            for each in endpoint_sets(before.model, registry, self._site, service)
         ]
-        if len(keys) > SETS_AT_ONCE_MAX:
+        if len(sets) > SETS_AT_ONCE_MAX:
             await self._publish(self.model, strict=False)
             return
         applied_ms = 0.0
-        for key in keys:
-            one = endpoint_set(before.model, registry, self._site, key)
-            ack = await _sent(self._target.publish_set(one))
+        for each in sets:
+            ack = await _sent(self._target.publish_set(each))
             applied_ms = max(applied_ms, ack.applied_ms)
         self._done(replace(before, registry=registry, applied_ms=applied_ms))
 

@@ -26,6 +26,7 @@ from appliance.catalog import Catalog
 from appliance.compile import hosts
 from appliance.compile.hosts import host_id, leaf_key
 from appliance.config.load import Source
+from appliance.config.model import dump_document
 from appliance.errors import ApplianceError, InvalidInput, LimitReached
 from appliance.leaves import Leaves
 from appliance.membership import Membership
@@ -192,9 +193,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         return pb.DocumentList(
             revision=current,
             documents=[
-                messages.document(
-                    doc, self._revisions.text(doc), generations.get(doc.key, 0), status
-                )
+                messages.document(doc, dump_document(doc), generations.get(doc.key, 0), status)
                 for doc in self._publisher.model.documents
                 if kind in ("", doc.kind.lower(), f"{doc.kind.lower()}s")
                 and request.namespace in ("", doc.namespace)

@@ -15,10 +15,9 @@ from appliance.compile.snapshot import (
     LeafNeed,
     allocations,
     compile,
-    endpoint_set,
+    endpoint_sets,
     exports,
     leaf_needs,
-    set_keys_of,
 )
 
 __all__ = [
@@ -28,11 +27,10 @@ __all__ = [
     "ServiceView",
     "allocations",
     "compile",
-    "endpoint_set",
+    "endpoint_sets",
     "exports",
     "host_grade",
     "hosts",
     "leaf_needs",
     "services",
-    "set_keys_of",
 ]

@@ -14,7 +14,6 @@ from appliance.compile.sets import (
     SetKey,
     Sets,
     is_reachable,
-    parse_key,
     server_name,
     set_keys,
     subsets,
@@ -130,23 +129,19 @@ def compile(
     )
 
 
-def endpoint_set(model: Model, registry: Registry, site: Site, set_key: str) -> EndpointSet:
-    """One set alone, for a change of its endpoints. Raises InvalidInput when there is none."""
-    key = parse_key(set_key)
+def endpoint_sets(
+    model: Model, registry: Registry, site: Site, service: str
+) -> tuple[EndpointSet, ...]:
+    """The sets of one service (its key) alone, for a change of its endpoints; as compile has them.
+
+    () when there is no such service. Raises LimitReached when a set has no id.
+    """
     by_name = hosts_by_name(model, registry)
-    found = services(model, registry, site, key.service, by_name)
-    rule = _rules(model, site).get(key.service)
-    if not found or key not in set_keys(found[0], rule, site.trust_domain):
-        raise InvalidInput(f"there is no endpoint set {set_key}: the service or its port is gone")
-    return Sets(site, by_name).build(found[0], key, _set_id(registry, key), rule)
-
-
-def set_keys_of(model: Model, registry: Registry, site: Site, service: str) -> tuple[str, ...]:
-    """Keys of all sets of one service, given its key."""
     rule = _rules(model, site).get(service)
+    builder = Sets(site, by_name)
     return tuple(
-        str(key)
-        for view in services(model, registry, site, only=service)
+        builder.build(view, key, _set_id(registry, key), rule)
+        for view in services(model, registry, site, service, by_name)
         for key in set_keys(view, rule, site.trust_domain)
     )
 

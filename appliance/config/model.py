@@ -107,19 +107,24 @@ def _what(old: AnyDocument | None, new: AnyDocument | None) -> str:
     return "unchanged" if old == new else "changed"
 
 
-def dump_document(doc: AnyDocument) -> str:
-    """Canonical YAML: fields in Istio's order, only those that were written."""
+def plain_document(doc: AnyDocument) -> dict[str, Any]:
+    """As JSON has it: fields in Istio's order, only those that were written."""
     metadata: dict[str, Any] = {"name": doc.name, "namespace": doc.namespace}
     if doc.labels:
         metadata["labels"] = dict(sorted(doc.labels.items()))
     if doc.annotations:
         metadata["annotations"] = dict(sorted(doc.annotations.items()))
-    data = {
+    return {
         "apiVersion": doc.api_version,
         "kind": doc.kind,
         "metadata": metadata,
         "spec": doc.spec.model_dump(mode="json", by_alias=True, exclude_unset=True),
     }
+
+
+def dump_document(doc: AnyDocument) -> str:
+    """Canonical YAML."""
+    data = plain_document(doc)
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 

@@ -10,7 +10,7 @@ STEPS: tuple[str, ...] = (
     """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 
-CREATE TABLE texts (                   -- documents, by the SHA-256 of their canonical YAML
+CREATE TABLE texts (                   -- documents, as JSON, by its SHA-256
     hash BLOB PRIMARY KEY, text TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE revisions (

@@ -9,11 +9,12 @@ them. Whoever dies in between finds the old revision current, and `recover` clea
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from appliance.config.load import Source, load
-from appliance.config.model import AnyDocument, Key, Model, changes, dump_document
+from appliance.config.model import AnyDocument, Key, Model, changes, plain_document
 from appliance.errors import Conflict, NotFound
 from appliance.registry.store import Store
 
@@ -73,7 +74,7 @@ class Revisions:
         """Raises NotFound."""
         return load(self.sources(revision))
 
-    def sources(self, revision: int) -> list[Source]:
+    def sources(self, revision: int) -> Sequence[Source]:
         """Its documents' text. Raises NotFound."""
         if revision == 0:
             return []
@@ -95,13 +96,11 @@ class Revisions:
         )
         return {(row[0], row[1], row[2]): row[3] for row in rows}
 
-    def text(self, document: AnyDocument) -> str:
-        return self._text(document)[1]
-
     def _text(self, document: AnyDocument) -> tuple[AnyDocument, str, bytes]:
         known = self._texts.get(document.key)
         if known is None or known[0] != document:
-            text = dump_document(document)
+            # JSON, which is YAML too: making it takes a fifth of the time.
+            text = json.dumps(plain_document(document), ensure_ascii=False)
             known = document, text, hashlib.sha256(text.encode()).digest()
             self._texts[document.key] = known
         return known

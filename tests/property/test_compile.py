@@ -51,8 +51,8 @@ def test_compile_is_total_and_closed(documents: list[dict[str, Any]], registry: 
         assert note.line > 0
         assert note.text
     for view in compiler.services(model, ready, SITE):
-        for key in compiler.set_keys_of(model, ready, SITE, view.key):
-            assert compiler.endpoint_set(model, ready, SITE, key) in snapshot.sets
+        for each in compiler.endpoint_sets(model, ready, SITE, view.key):
+            assert each in snapshot.sets
 
 
 def _closed(snapshot: Snapshot) -> None:
