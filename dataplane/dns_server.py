@@ -138,10 +138,13 @@ class DnsServer:
         except (TimeoutError, asyncio.IncompleteReadError, OSError):
             pass  # idle, or gone
         finally:
-            del self._streams[task]
             writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            try:  # whoever asks but does not read would keep what waits for it, for ever
+                with contextlib.suppress(TimeoutError, OSError):
+                    await asyncio.wait_for(writer.wait_closed(), STREAM_IDLE_SECONDS)
+            finally:
+                writer.transport.abort()
+                del self._streams[task]
 
     async def _next(self, reader: asyncio.StreamReader, source: str) -> bytes | None:
         """The reply to the stream's next query; None = it has earned none, close."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
@@ -118,6 +119,23 @@ async def test_an_idle_stream_ends(served: Served, monkeypatch: pytest.MonkeyPat
     writer.write(b"\x00")
     assert await asyncio.wait_for(reader.read(), 5) == b""
     await close(writer)
+
+
+async def test_a_client_that_does_not_read_is_cut_off(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns_server, "STREAM_IDLE_SECONDS", 0.05)
+    served.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    before = len(os.listdir("/proc/self/fd"))
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, served.tcp.getsockname())
+        await asyncio.get_running_loop().sock_sendall(client, framed(QUERY) * 1000)
+        await served.counted("dns_replies_noerror", 1000)
+        async with asyncio.timeout(5):
+            while len(os.listdir("/proc/self/fd")) > before + 1:  # noqa: ASYNC110 - the kernel's
+                await asyncio.sleep(0.01)
 
 
 async def test_streams_of_one_source_are_bounded(
