@@ -76,12 +76,15 @@ class AdminClient:
             raise _raise(error, self._where) from error
 
     async def _approve(self, identities: Sequence[str], grade: Grade) -> None:
-        """At least grade for each; an approval that is stronger already stays."""
-        ca = CaClient(self._paths.ca_socket)
-        known = {each.spiffe_id: each.max_grade for each in await ca.approvals()}
-        for spiffe_id in identities:
-            if known.get(spiffe_id, Grade.NONE) < grade:
-                await ca.approve(spiffe_id, grade)
+        """At least grade for each; an approval that is stronger already stays. The CA is not
+        needed for none."""
+        if not identities:
+            return
+        async with CaClient(self._paths.ca_socket) as ca:
+            known = {each.spiffe_id: each.max_grade for each in await ca.approvals()}
+            for spiffe_id in identities:
+                if known.get(spiffe_id, Grade.NONE) < grade:
+                    await ca.approve(spiffe_id, grade)
 
     # -- reading ---------------------------------------------------------------------------------
 
