@@ -121,9 +121,7 @@ class Pair:
 
     def peer(self) -> None:
         invited = self.ask(self.b, lambda client: client.invite_peer("site-a"))
-        self.ask(
-            self.a, lambda client: client.add_peer("site-b", invited.address, invited.code)
-        )
+        self.ask(self.a, lambda client: client.add_peer("site-b", invited.address, invited.code))
         self.wait_whole()
 
     def wait_whole(self, seconds: float = DEADLINE_S) -> None:
@@ -195,6 +193,13 @@ class Pair:
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
 
+    def vip(self, site: SiteSpace, service: str) -> str:
+        """Its virtual IPv4 address at the site."""
+        known = self.ask(site, lambda client: client.services())
+        return next(
+            vip for each in known if each.name == service for vip in each.vips if "." in vip
+        )
+
     def apply(self, site: SiteSpace, *documents: str, confirm_s: int = 0) -> pb.ApplyReply:
         """Exactly these documents."""
         text = "\n---\n".join(documents)
@@ -224,6 +229,19 @@ class Pair:
         )
         return done.stdout.strip() or done.stderr.strip()[-200:]
 
+    def begin_who(self, address: str, host: str = "a1") -> Callable[[], str]:
+        """Asks in the background; the answer by calling what is returned."""
+        process = subprocess.Popen(
+            self._traffic(self.hosts[host], "who", address, str(PORT)),
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return lambda: process.communicate(timeout=DEADLINE_S)[0].strip()
+
+    def waiting(self, site: SiteSpace, port: int) -> int:
+        """Connections that a listener of the appliance has not accepted yet."""
+        shown = self._at(site, "ss", "-Hltn", f"sport = :{port}")
+        return sum(int(line.split()[1]) for line in shown.splitlines())
+
     def client(self, verb: str, service: str, *more: str, host: str = "a1") -> Client:
         name = f"{verb}-{service}-{len(self._clients)}"
         argv = self._traffic(self.hosts[host], verb, mesh_name(service), str(PORT), *more)
@@ -246,6 +264,13 @@ class Pair:
         pid = self.pid(site, name)
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def crash(self, site: SiteSpace, text: str) -> None:
+        """The data plane is killed; the next one serves and has said text."""
+        said = site.log.stat().st_size
+        self.wait_serving(site, "dataplane", self.kill(site, "dataplane"))
+        if not self.logged(site, text, said):
+            raise ApplianceError(f"it did not say {text!r}:\n{site.last_lines()}")
 
     def wait_serving(self, site: SiteSpace, name: str, other_than: int) -> None:
         def back() -> bool:
