@@ -86,12 +86,13 @@ class Membership:
         return Code(str(made), record.expires) if made is not None else None
 
     async def remove_host(self, name: str, by: str) -> None:
-        """Its own leaf, if it lives still, is denied until it would have run out."""
+        """Those of its own leaves that live still are denied."""
         with self._store.transaction():
+            serials = self._hosts.leaves(name, self._now())
             host = self._hosts.remove(name)
             self._codes.drop(codes_.HOST, name)
-            if host.serial and host.state is HostState.ACTIVE:
-                self._deny(host, serial_only=True)
+            if host.state is HostState.ACTIVE:  # else they are denied already
+                self._deny(host, serials)
         self._audit.record(by, "host remove", name)
         await self._changed()
 
@@ -100,7 +101,9 @@ class Membership:
         with self._store.transaction():
             host = self._hosts.revoke(name)
             self._codes.drop(codes_.HOST, name)
-            self._deny(host, serial_only=self._shares_identity(host))
+            self._deny(host, self._hosts.leaves(name, self._now()))
+            if not self._shares_identity(host):
+                self._deny_identity(host)
             last = self._revocations.last()
         self._audit.record(by, "host revoke", name)
         await self._changed()
@@ -117,14 +120,14 @@ class Membership:
             not_told=tuple(sorted(name for name, number in heard.items() if number < last)),
         )
 
-    def _deny(self, host: Host, *, serial_only: bool) -> None:
+    def _deny(self, host: Host, serials: Sequence[str]) -> None:
+        """All of them: a host that renewed holds the leaf before it too."""
+        for serial in serials:
+            self._revocations.add(serial=serial, spiffe_id=None, host=host.name, now=self._now())
+
+    def _deny_identity(self, host: Host) -> None:
         identity = workload_id(self._site.trust_domain, host.namespace, host.service_account)
-        if host.serial:
-            self._revocations.add(
-                serial=host.serial, spiffe_id=None, host=host.name, now=self._now()
-            )
-        if not serial_only:
-            self._revocations.add(serial=None, spiffe_id=identity, host=host.name, now=self._now())
+        self._revocations.add(serial=None, spiffe_id=identity, host=host.name, now=self._now())
 
     def _shares_identity(self, host: Host) -> bool:
         return any(

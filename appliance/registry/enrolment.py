@@ -66,14 +66,24 @@ class Enrolment:
                 "--address"
             )
         self._hosts.enrolled(
-            name, serial=serial, not_after=not_after, key_hash=key_hash, address=address
+            name,
+            serial=serial,
+            not_after=not_after,
+            key_hash=key_hash,
+            address=address,
+            now=int(self._clock()),
         )
         self._view.changed()
 
     async def renewed(self, name: str, serial: str, not_after: int) -> None:
         key_hash = self._hosts.key_hash(name) or ""
         self._hosts.enrolled(
-            name, serial=serial, not_after=not_after, key_hash=key_hash, address=None
+            name,
+            serial=serial,
+            not_after=not_after,
+            key_hash=key_hash,
+            address=None,
+            now=int(self._clock()),
         )
         self._view.changed()
 

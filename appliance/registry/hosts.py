@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from types import MappingProxyType
 
-from appliance.errors import Conflict, InvalidInput, NotFound
+from appliance.errors import Conflict, InvalidInput, LimitReached, NotFound
 from appliance.identity import is_account, is_label
 from appliance.registry.model import Host, HostKind, HostState
 from appliance.registry.services import Services
@@ -21,6 +21,7 @@ from dataplane.snapshot import Address, Grade
 
 ADDRESSES_MAX = 64
 LABELS_MAX = 64
+LEAVES_MAX = 512  # of a host that live at once; one that keeps to half life has two
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _INTERFACE = re.compile(r"[A-Za-z0-9._@-]{1,15}")
 _LABEL_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
@@ -132,9 +133,17 @@ class Hosts:
             self._services.register(host, services)
 
     def enrolled(
-        self, name: str, *, serial: str, not_after: int, key_hash: str, address: Address | None
+        self,
+        name: str,
+        *,
+        serial: str,
+        not_after: int,
+        key_hash: str,
+        address: Address | None,
+        now: int,
     ) -> Host:
-        """It has a leaf of its own now (first, or renewed). Raises NotFound, Conflict."""
+        """It has a leaf of its own now (first, or renewed). Raises NotFound, Conflict, and
+        LimitReached when too many of its leaves live: then the new one must not be handed out."""
         with self._store.transaction():
             host = self.get(name)
             if host.state is HostState.REVOKED or host.kind is not HostKind.AGENT:
@@ -145,7 +154,22 @@ class Hosts:
                 " addresses = ? WHERE name = ?",
                 (HostState.ACTIVE, serial, not_after, key_hash, _texts(addresses), name),
             )
+            self._store.run("DELETE FROM leaves WHERE not_after < ?", (now,))
+            if len(self.leaves(name, now)) >= LEAVES_MAX:
+                raise LimitReached(
+                    f"host {name} has {LEAVES_MAX} certificates that live: see why its agent "
+                    "renews so often"
+                )
+            self._store.run("INSERT INTO leaves VALUES (?, ?, ?)", (serial, name, not_after))
         return self.get(name)
+
+    def leaves(self, name: str, now: int) -> tuple[str, ...]:
+        """Serials of its own leaves that have not run out; the one in use may not be the last."""
+        rows = self._store.all(
+            "SELECT serial FROM leaves WHERE host = ? AND not_after >= ? ORDER BY serial",
+            (name, now),
+        )
+        return tuple(row["serial"] for row in rows)
 
     def revoke(self, name: str) -> Host:
         """Returns it as it was. Raises NotFound, Conflict."""

@@ -84,4 +84,15 @@ CREATE TABLE audit (
     who TEXT NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL
 ) STRICT;
 """,
+    # 2
+    """
+CREATE TABLE leaves (                  -- hosts' own, until they run out: all that to revoke means
+    serial TEXT PRIMARY KEY,
+    host TEXT NOT NULL REFERENCES hosts (name) ON DELETE CASCADE,
+    not_after INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX leaves_host ON leaves (host);
+INSERT INTO leaves SELECT serial, name, not_after FROM hosts
+    WHERE serial IS NOT NULL AND not_after IS NOT NULL;
+""",
 )

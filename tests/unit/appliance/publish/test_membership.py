@@ -10,8 +10,9 @@ import pytest
 
 from appliance.enroll import code as codes
 from appliance.enroll.admit import PeerOffer
-from appliance.errors import Conflict, InvalidInput, NotFound
+from appliance.errors import Conflict, InvalidInput, LimitReached, NotFound
 from appliance.peerbook import PeerBook
+from appliance.registry import hosts
 from appliance.registry.enrolment import Enrolment
 from appliance.registry.hosts import host_of
 from appliance.registry.model import HostState, ImportedService, PeerState, ServicePort
@@ -115,6 +116,34 @@ async def test_others_of_the_same_identity_go_on(world: World) -> None:
     await world.membership.revoke_host("db1", "t")
     assert [(d.serial, d.spiffe_id) for d in world.plane.now.denied] == [("1a", None)]
     assert len(world.plane.now.hosts) == 1
+
+
+@pytest.mark.parametrize("act", ["revoke_host", "remove_host"])
+async def test_the_leaves_before_a_renewal_are_denied_too(world: World, act: str) -> None:
+    for name, address in (("db1", "198.18.0.21"), ("db2", "198.18.0.22")):
+        await agent(world, name, "db")
+        await joined(world, name, f"{name[-1]}a", address)
+    await enrolment(world).renewed("db1", "1b", int(world.time) + 86_400)
+    world.time += 43_200
+    await enrolment(world).renewed("db1", "1c", int(world.time) + 86_400)
+    await getattr(world.membership, act)("db1", "t")
+    denied = {(d.serial, d.spiffe_id) for d in world.plane.now.denied}
+    assert denied == {("1a", None), ("1b", None), ("1c", None)}
+
+
+async def test_a_host_has_a_bounded_number_of_leaves(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "LEAVES_MAX", 2)
+    await agent(world, "db1")
+    await joined(world, "db1", "a", "198.18.0.21")
+    await enrolment(world).renewed("db1", "b", int(world.time) + 86_400)
+    with pytest.raises(LimitReached, match="renews so often"):
+        await enrolment(world).renewed("db1", "c", int(world.time) + 86_400)
+    assert world.hosts.get("db1").serial == "b"
+    world.time += 86_401
+    await enrolment(world).renewed("db1", "d", int(world.time) + 86_400)
+    assert world.hosts.leaves("db1", int(world.time)) == ("d",)
 
 
 async def test_a_revoked_name_must_be_removed_before_it_comes_anew(world: World) -> None:

@@ -121,7 +121,9 @@ def test_a_service_goes_with_its_last_host(world: World) -> None:
 
 def test_only_an_expected_agent_enrols(world: World) -> None:
     world.add("plain", "198.18.0.11")
-    facts: dict[str, Any] = {"serial": "1", "not_after": 9, "key_hash": "k", "address": None}
+    facts: dict[str, Any] = {
+        "serial": "1", "not_after": 9, "key_hash": "k", "address": None, "now": 1,
+    }  # fmt: skip
     with pytest.raises(Conflict, match="cannot enrol"):
         world.hosts.enrolled("plain", **facts)
     world.hosts.add(host_of(name="agent", agent=True), [])
