@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-import grpc
-
 from appliance.agent.build import agent_file
-from appliance.api import tls
-from appliance.api._gen import admin_pb2_grpc
-from appliance.api.auth import Caller, Context, Revoked, local_caller, remote_caller
-from appliance.api.peercred import PeerCredFront, inner_directory
+from appliance.api.auth import Caller, Context, Revoked
 from appliance.api.peering import Peering
-from appliance.api.server import CALLS_MAX, OPTIONS, AdminService
+from appliance.api.server import AdminService
 from appliance.apply import Applier
 from appliance.ca.client import CaClient, CaInfo
 from appliance.catalog import Catalog
@@ -35,6 +32,7 @@ from appliance.compile.hosts import leaf_key
 from appliance.enroll.server import EnrolServer
 from appliance.errors import ApplianceError, Unavailable
 from appliance.leaves import Leaves
+from appliance.listeners import Listeners, Served
 from appliance.membership import Membership
 from appliance.observe.audit import Audit
 from appliance.observe.flows import Flows
@@ -59,7 +57,6 @@ from appliance.site import Site, load_site
 from appliance.system import checks, nft
 from appliance.system.network import Network
 from appliance.system.rooted import SupervisorClient
-from appliance.tasks import Tasks
 from dataplane.client import Dataplanes, ProcessDown, ProcessUp
 from dataplane.descriptors import collect, read_publish_key
 from dataplane.events import FlowEvent
@@ -69,8 +66,8 @@ log = logging.getLogger("sluice.daemon")
 
 RETRY_S = 2.0
 READY_S = 10.0
+EXPORT_S = 0.5  # peers hear of health this much later
 CA_LOOK_S = 60.0
-LOOPBACK = "127.0.0.1"
 
 
 class Daemon:
@@ -85,9 +82,10 @@ class Daemon:
         self.network = Network(site)
         self.dataplanes = Dataplanes(paths.dataplane_run, publish_key)
         self.troubles = Troubles({})
+        self.packets: dict[str, nft.Count] = {}
+        self.enrolled: Counter[str] = Counter()  # what the enrolment listeners counted
         self.audit = Audit(self.store)
         self.flows, self.traffic = Flows(), Traffic()
-        self.tasks = Tasks()
 
         self.services = Services(self.store)
         self.hosts = Hosts(self.store, self.services)
@@ -144,12 +142,26 @@ class Daemon:
             self.supervisor,
             ca_not_after=lambda: self.ca_info.not_after if self.ca_info else 0,
             dropped=lambda: self.dataplanes.reports_dropped,
+            refusals=self.refusals,
             checks=self.findings,
         )
         self.view.listen(lambda services: self.registry_changed(services))
         self.publisher.listen(self.was_published)
         self.bound = asyncio.Event()
-        self.certified = asyncio.Event()  # we have a leaf of our own
+        self.listeners = Listeners(
+            site,
+            paths,
+            self.view,
+            self.troubles,
+            Served(
+                self.own_leaf,
+                self.revoked,
+                self.service,
+                self.enrolment,
+                self.peering,
+                Metrics(self.reporter.numbers),
+            ),
+        )
         self.whole = 0  # version of the last whole snapshot that was looked at
 
     # -- what parts ask of each other ------------------------------------------------------------
@@ -172,6 +184,16 @@ class Daemon:
     async def findings(self) -> list[tuple[str, str, str]]:
         return await checks.findings(self.site)
 
+    def refusals(self) -> dict[str, int]:
+        """What parts other than the data plane counted."""
+        asked = self.ca_info.counters if self.ca_info is not None else {}
+        return {
+            **{f"nft_{name}": count.packets for name, count in self.packets.items()},
+            **{f"enrol_{name}": count for name, count in self.enrolled.items()},
+            **{f"ca_{name}": count for name, count in asked.items()},
+            "peering_refused": self.peering.refused,
+        }
+
     def registry_changed(self, services: frozenset[str] | None) -> None:
         if services is None:
             self.peering.set_peers(self.view.now.peers)
@@ -179,12 +201,13 @@ class Daemon:
 
     def was_published(self, published: Published) -> None:
         self.catalog.set(published)
+        if published.version == self.whole:  # endpoints' health alone, perhaps of many
+            asyncio.get_running_loop().call_later(EXPORT_S, self.peering.changed)
+            return
         self.peering.changed()
-        if published.version == self.whole:
-            return  # endpoints' health alone
         self.whole = published.version
         if self.own_leaf() is not None:
-            self.certified.set()
+            self.listeners.certified.set()
         self.bound.set()
         self.health.set(
             Target(view.key, endpoint.address, number, view.health)
@@ -228,6 +251,13 @@ class Daemon:
                 continue
             await self.bound.wait()
 
+    async def count_packets(self) -> None:
+        """What nftables counted is known here too. Never returns."""
+        while True:
+            with contextlib.suppress(ApplianceError):  # no table yet: keep_network says why
+                self.packets = await self.network.counters()
+            await asyncio.sleep(RETRY_S)
+
     async def keep_ca(self) -> None:
         """The site's own bundle follows the CA. Never returns."""
         while True:
@@ -239,21 +269,6 @@ class Daemon:
             except ApplianceError as error:
                 self.troubles.set("ca", str(error))
                 await asyncio.sleep(RETRY_S)
-
-    async def keep(self, part: str, serve: Callable[[], Awaitable[None]]) -> None:
-        """Tries until the part serves: it may have to wait for a certificate or an address."""
-        await self.certified.wait()
-        while True:
-            try:
-                await serve()
-            except ApplianceError as error:
-                if self.troubles.now.get(part) != str(error):
-                    log.warning("%s: %s", part, error)
-                self.troubles.set(part, str(error))
-                await asyncio.sleep(RETRY_S)
-                continue
-            self.troubles.clear(part)
-            return
 
     # -- listeners -------------------------------------------------------------------------------
 
@@ -276,45 +291,8 @@ class Daemon:
             dropped=lambda: self.dataplanes.reports_dropped,
         )
 
-    @asynccontextmanager
-    async def local_api(self) -> AsyncIterator[None]:
-        """The admin API on the Unix socket."""
-        group = self.site.spec.users.admin_group
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
-        admin_pb2_grpc.add_AdminServicer_to_server(
-            self.service(lambda context: local_caller(context, group)), server
-        )
-        inner = inner_directory(self.paths.daemon_run / "inner") / "admin.sock"
-        inner.unlink(missing_ok=True)
-        server.add_insecure_port(f"unix:{inner}")
-        await server.start()
-        try:
-            async with PeerCredFront(self.paths.admin_socket, inner):
-                yield
-        finally:
-            await server.stop(None)
-
-    async def remote_api(self, stack: AsyncExitStack) -> None:
-        """The admin API by mTLS."""
-
-        def caller(context: Context) -> Caller:
-            now = self.view.now
-            return remote_caller(context, self.site.trust_domain, now.bundle_pem, self.revoked())
-
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
-        admin_pb2_grpc.add_AdminServicer_to_server(self.service(caller), server)
-        credentials = tls.server_credentials(self.own_leaf, lambda: self.view.now.bundle_pem)
-        for address in self.addresses(mesh=True, hosts=True):
-            tls.listen(server, tls.host_port(address, self.site.spec.ports.admin), credentials)
-        await server.start()
-        stack.push_async_callback(server.stop, None)
-
-    async def enrol(self) -> None:
-        """Hosts and peers may join from now on."""
-        leaf, bundle = self.own_leaf(), self.view.now.bundle_pem
-        if leaf is None or not bundle:
-            raise Unavailable("this appliance has no certificate yet: is the CA running?")
-        enrolment = Enrolment(
+    def enrolment(self, bundle_pem: str) -> EnrolServer:
+        store = Enrolment(
             self.site.trust_domain,
             self.hosts,
             self.peers,
@@ -323,69 +301,23 @@ class Daemon:
             self.audit,
             self.catalog.ports,
         )
-        server = EnrolServer(self.site, enrolment, self.ca, bundle, agent_file())
-        server.set_leaf(leaf)
-        try:
-            await server.__aenter__()
-        except OSError as error:
-            await server.__aexit__(None, None, None)
-            raise Unavailable(f"enrolment cannot listen: {error.strerror}") from error
-        self.tasks.start(self.keep_enrolment(server, leaf, bundle), "enrolment's leaf")
-
-    async def keep_enrolment(self, server: EnrolServer, leaf: Leaf, bundle: str) -> None:
-        """Its leaf follows ours; when the CA's bundle changes, it starts anew."""
-        try:
-            while self.view.now.bundle_pem == bundle:
-                await asyncio.sleep(RETRY_S)
-                now = self.own_leaf()
-                if now is not None and now is not leaf:
-                    leaf = now
-                    server.set_leaf(leaf)
-        finally:
-            await server.__aexit__(None, None, None)
-        await self.keep("enrolment", self.enrol)
-
-    def addresses(self, *, mesh: bool = False, hosts: bool = False) -> tuple[str, ...]:
-        spec = self.site.spec
-        chosen = (*(spec.mesh.addresses if mesh else ()), *(spec.hosts.addresses if hosts else ()))
-        return tuple(dict.fromkeys(map(str, chosen)))
+        server = EnrolServer(self.site, store, self.ca, bundle_pem, agent_file())
+        server.counters = self.enrolled  # of all that there were, one after the other
+        return server
 
     # -- life ------------------------------------------------------------------------------------
 
     async def serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Until stop is set. Then a change that is under way is finished first."""
-        ports = self.site.spec.ports
         async with AsyncExitStack() as stack:
             stack.callback(self.store.close)
-            stack.push_async_callback(self.ca.close)
-            stack.push_async_callback(self.health.close)
-            stack.push_async_callback(self.peering.close)
-            stack.push_async_callback(self.tasks.close)
+            for part in (self.ca, self.health, self.peering):
+                stack.push_async_callback(part.close)
             await self.applier.start()
             self.peering.set_peers(self.view.now.peers)
-            await stack.enter_async_context(self.local_api())
+            await stack.enter_async_context(self.listeners)
             stack.push_async_callback(self.applier.close)
-
-            async def peering() -> None:
-                addresses = self.addresses(mesh=True)
-                await self.peering.serve(tls.host_port(each, ports.peering) for each in addresses)
-
-            async def metrics() -> None:
-                served = Metrics(self.reporter.numbers)
-                await served.serve((LOOPBACK, *self.addresses(mesh=True)), ports.metrics)
-                stack.push_async_callback(served.close)
-
-            parts: dict[str, Callable[[], Awaitable[None]]] = {
-                "peering": peering,
-                "enrolment": self.enrol,
-            }
-            if ports.admin:
-                parts["admin API by mTLS"] = lambda: self.remote_api(stack)
-            if ports.metrics:
-                parts["metrics"] = metrics
-            starting = [
-                self.tasks.start(self.keep(part, start), part) for part, start in parts.items()
-            ]
+            starting = self.listeners.start()
             async with asyncio.TaskGroup() as loops:
                 running = [
                     loops.create_task(loop, name=name)
@@ -398,6 +330,7 @@ class Daemon:
                         "peers": self.book.run(self.peering),
                         "ca": self.keep_ca(),
                         "network": self.keep_network(),
+                        "packets": self.count_packets(),
                     }.items()
                 ]
                 await _patiently(starting, stop)

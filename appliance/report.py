@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Protocol
@@ -70,6 +70,7 @@ class Reporter:
         supervisor: Supervisor,
         ca_not_after: Callable[[], int],
         dropped: Callable[[], int],
+        refusals: Callable[[], Mapping[str, int]],
         checks: Findings,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -78,6 +79,7 @@ class Reporter:
         self._traffic, self._flows, self._audit, self._health = traffic, flows, audit, health
         self._troubles, self._supervisor = troubles, supervisor
         self._ca_not_after, self._dropped, self._checks = ca_not_after, dropped, checks
+        self._refusals = refusals
         self._clock = clock
         self._processes: tuple[float, list[pb.Process]] = (0.0, [])
 
@@ -109,7 +111,7 @@ class Reporter:
                 opened=rate.opened,
                 refused=rate.refused,
             ),
-            counters=self._traffic.counters(),
+            counters={**self._traffic.counters(), **self._totals()},
             pending=pending,
             ca_not_after=self._ca_not_after(),
             warnings=self.warnings(),
@@ -190,16 +192,20 @@ class Reporter:
                 "endpoints_checked": len(self._health.targets),
                 "ca_not_after_seconds": self._ca_not_after(),
             },
-            totals={
-                "publishes": self._publisher.publishes,
-                "publishes_failed": self._publisher.failures,
-                "flow_events_dropped": self._dropped() + self._flows.forgotten,
-                "audit_entries_lost": self._audit.lost,
-                "health_checks_good": self._health.counters["good"],
-                "health_checks_bad": self._health.counters["bad"],
-            },
+            totals=self._totals(),
             peers={peer.name: peer.state is PeerState.CONNECTED for peer in now.peers},
         )
+
+    def _totals(self) -> dict[str, int]:
+        return {
+            **self._refusals(),
+            "publishes": self._publisher.publishes,
+            "publishes_failed": self._publisher.failures,
+            "flow_events_dropped": self._dropped() + self._flows.forgotten,
+            "audit_entries_lost": self._audit.lost,
+            "health_checks_good": self._health.counters["good"],
+            "health_checks_bad": self._health.counters["bad"],
+        }
 
     async def _process_list(self) -> list[pb.Process]:
         """The supervisor's, a second old at most."""

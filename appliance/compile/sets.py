@@ -36,15 +36,6 @@ class SetKey:
         return f"{text}|{self.subset}" if self.subset is not None else text
 
 
-def parse_key(text: str) -> SetKey:
-    """Raises InvalidInput."""
-    head, *rest = text.split("|")
-    service, _, port = head.partition(":")
-    if not (port.isascii() and port.isdigit()) or len(rest) > 2 or (rest and rest[0] != "in"):
-        raise InvalidInput(f"{text!r} is no endpoint set's key")
-    return SetKey(service, int(port), bool(rest), rest[1] if len(rest) == 2 else None)
-
-
 def set_keys(view: ServiceView, rule: traffic.Rule | None, trust_domain: str) -> Iterator[SetKey]:
     """All sets of a service. A subset whose mesh name would not fit has none."""
     for port in view.ports:

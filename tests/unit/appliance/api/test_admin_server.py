@@ -56,7 +56,8 @@ class Desk:
             SITE, world.revisions, world.view, world.publisher, world.catalog, world.leaves,
             self.traffic, self.flows, world.audit, Health(world.view.set_health), self.troubles,
             self.supervisor, ca_not_after=lambda: int(world.time) + 86_400 * 10,
-            dropped=lambda: 3, checks=self.checks, clock=world.clock,
+            dropped=lambda: 3, refusals=lambda: {"nft_spoofed": 7}, checks=self.checks,
+            clock=world.clock,
         )  # fmt: skip
         self.caller: Caller | None = None
         self.service = AdminService(
