@@ -2,6 +2,7 @@
 #ifndef SLUICE_TEST_HEX_H
 #define SLUICE_TEST_HEX_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
