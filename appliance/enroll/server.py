@@ -136,7 +136,8 @@ class EnrolServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         source = request.remote or "?"
-        what = request.path.rpartition("/")[2] if request.match_info.http_exception is None else "?"
+        known = request.match_info.http_exception is None
+        what = request.path.rpartition("/")[2].partition(".")[0] if known else "other"
         try:
             if not self._rates.take(source):
                 raise LimitReached("too many requests: wait a minute, then try again")

@@ -306,7 +306,7 @@ async def test_rates_hold_per_source(site: Site1) -> None:
     await refused(403, "not good", join(site, str(wrong), HostKey()))  # 2, then 5 for the refusal
     with pytest.raises(pinned.Unreachable, match="429"):
         await site.known()
-    assert site.server.counters["refused_ca.pem"] == 1
+    assert site.server.counters["refused_ca"] == 1
 
 
 async def test_connections_are_bounded(site: Site1, monkeypatch: pytest.MonkeyPatch) -> None:
