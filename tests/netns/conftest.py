@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from appliance.demo.topology import Topology
+from tests.netns.mesh import STRICT, Mesh
 
 
 def _cannot() -> str | None:
@@ -33,3 +35,26 @@ def topology() -> Iterator[Topology]:
     """Two sites' namespaces, links and addresses; no appliance runs yet."""
     with Topology() as built:
         yield built
+
+
+@pytest.fixture(scope="session")
+def running_mesh() -> Iterator[Mesh]:
+    with Topology(f"mesh-{secrets.token_hex(3)}") as built:
+        made = Mesh(built)
+        try:
+            made.start()
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
+    """Two running sites that are peers, for all tests; their documents are put back."""
+    before = {
+        name: running_mesh.status(s).revision for name, s in running_mesh.topology.sites.items()
+    }
+    yield running_mesh
+    for name, site in running_mesh.topology.sites.items():
+        if running_mesh.status(site).revision != before[name]:
+            running_mesh.apply(site, STRICT, replace=True)
