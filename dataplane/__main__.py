@@ -45,6 +45,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--mark", type=lambda text: int(text, 0), default=0, help="SO_MARK upstream; 0 = none"
     )
     parser.add_argument("--drain-seconds", type=float, default=600.0)
+    parser.add_argument(
+        "--records",
+        choices=sorted(binding.RECORDS),
+        default="openssl",
+        help="who seals and opens TLS records (default: openssl)",
+    )
     found = parser.parse_args(argv)
     if not 1 <= found.workers <= 64:
         parser.error("--workers: 1 to 64")
@@ -68,6 +74,7 @@ def make_engine(options: argparse.Namespace, given: Descriptors) -> binding.Engi
             workers=options.workers,
             streams_max=options.streams,
             mark=options.mark,
+            records=binding.RECORDS[options.records],
             allow_transparent=can_use_raw(),
         )
     )

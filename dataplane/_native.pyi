@@ -24,6 +24,8 @@ class _Lib:
     DP_EXPECTED_MAX: int
     DP_LISTEN_TRANSPARENT: int
     DP_LISTEN_MESH: int
+    DP_RECORD_OPENSSL: int
+    DP_RECORD_USER: int
     DP_REASON_COUNT: int
 
     def dp_abi_version(self) -> int: ...

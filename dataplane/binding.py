@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from dataplane._native import ffi, lib
 from dataplane.snapshot import Address, Bundle, EndpointSet, Leaf, Match, Service, Snapshot
@@ -366,6 +366,10 @@ class _Builder:
             )
 
 
+RECORDS: Final = {"openssl": lib.DP_RECORD_OPENSSL, "user": lib.DP_RECORD_USER}
+"""Names of what TLS legs may use for their records."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Of the engine; the meaning and the unit of each is in dp_config of dp.h."""
@@ -382,6 +386,7 @@ class Settings:
     mark: int = 0
     pin: bool = True
     allow_transparent: bool = False
+    records: int = RECORDS["openssl"]
 
 
 @dataclass(slots=True)
