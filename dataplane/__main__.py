@@ -46,6 +46,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--drain-seconds", type=float, default=600.0)
     parser.add_argument(
+        "--sessions",
+        type=int,
+        default=4_096,
+        help="TLS sessions kept for resumption, a worker; 0 = every handshake is a full one",
+    )
+    parser.add_argument(
         "--records",
         choices=sorted(binding.RECORDS),
         default="openssl",
@@ -56,6 +62,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--workers: 1 to 64")
     if not 0 <= found.drain_seconds <= 86_400:
         parser.error("--drain-seconds: 0 to 86400")
+    if not 0 <= found.sessions <= 1_000_000:
+        parser.error("--sessions: 0 to 1000000")
     return found
 
 
@@ -73,6 +81,7 @@ def make_engine(options: argparse.Namespace, given: Descriptors) -> binding.Engi
         binding.Settings(
             workers=options.workers,
             streams_max=options.streams,
+            sessions_max=options.sessions,
             mark=options.mark,
             records=binding.RECORDS[options.records],
             allow_transparent=can_use_raw(),
