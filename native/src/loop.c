@@ -67,7 +67,8 @@ struct timers *loop_timers(struct loop *loop)
 int loop_add(struct loop *loop, struct loop_source *source, bool level_read)
 {
     struct epoll_event event = {
-        .events = level_read ? EPOLLIN : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+        .events = level_read ? EPOLLIN
+                             : EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET,
         .data.ptr = source,
     };
     return sys->epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, source->fd, &event);
@@ -115,7 +116,7 @@ static unsigned events_of(uint32_t epoll_events)
         events |= LOOP_READ;
     if (epoll_events & EPOLLOUT)
         events |= LOOP_WRITE;
-    if (epoll_events & EPOLLRDHUP)
+    if (epoll_events & (EPOLLRDHUP | EPOLLPRI)) /* a read stops short at urgent data too */
         events |= LOOP_HANGUP | LOOP_READ;
     if (epoll_events & (EPOLLHUP | EPOLLERR)) /* the next read or write says which error */
         events |= LOOP_HANGUP | LOOP_READ | LOOP_WRITE;

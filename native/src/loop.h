@@ -6,7 +6,7 @@
 #include "base.h"
 #include "timer.h"
 
-enum { LOOP_READ = 1, LOOP_WRITE = 2, LOOP_HANGUP = 4 /* RDHUP, HUP or ERR */ };
+enum { LOOP_READ = 1, LOOP_WRITE = 2, LOOP_HANGUP = 4 /* RDHUP, HUP, ERR or PRI */ };
 
 struct loop;
 struct loop_source;

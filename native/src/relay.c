@@ -165,7 +165,7 @@ static int copy_once(struct pump *pump, const struct relay *relay, bool hangup, 
 }
 
 /* One splice into the empty pipe. 0 = go on (flush it); -EAGAIN = source is drained. */
-static int splice_once(struct pump *pump, const struct relay *relay, size_t *budget)
+static int splice_once(struct pump *pump, const struct relay *relay, bool hangup, size_t *budget)
 {
     if (!pump->has_pipe) { /* given back when it last ran dry */
         if (pipes_get(relay->pipes, &pump->pipe) < 0) {
@@ -190,8 +190,13 @@ static int splice_once(struct pump *pump, const struct relay *relay, size_t *bud
         pump->splice_at = pump->bytes + RELAY_SPLICE_AFTER;
         pump->small_reads = 0;
     }
-    if (n == 0)
-        pump->source_ended = true;
+    /* Splice stops at urgent data for good, and calls it the end once the end has come: only a
+     * read can tell, and pass it. */
+    if (n == 0 || (n == -EAGAIN && hangup)) {
+        pump->splicing = false;
+        pump->splice_at = UINT64_MAX;
+        return 0;
+    }
     return (int)n;
 }
 
@@ -224,7 +229,7 @@ int pump_run(struct pump *pump, const struct relay *relay, bool hangup)
         if (r == 0 && budget == 0)
             return PUMP_AGAIN;
         if (r == 0)
-            r = pump->splicing ? splice_once(pump, relay, &budget)
+            r = pump->splicing ? splice_once(pump, relay, hangup, &budget)
                                : copy_once(pump, relay, hangup, &budget);
         if (r == -EAGAIN)
             return PUMP_WAIT;
