@@ -27,7 +27,7 @@ from appliance.config.model import (
 )
 from appliance.config.notes import DocumentErrors, Note
 from appliance.config.verify import refusals, verify
-from appliance.errors import InvalidInput, NotFound
+from appliance.errors import InvalidInput, LimitReached, NotFound, Unavailable
 from appliance.leaves import Leaves
 from appliance.observe.audit import Audit
 from appliance.publish import Publisher
@@ -39,6 +39,7 @@ from appliance.tasks import Tasks
 log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS_MAX = 7 * 86_400
+_RETRY_S = 2.0
 _LOOK_S = 15.0  # the wall clock may be set
 
 
@@ -134,13 +135,19 @@ class Applier:
 
     async def start(self) -> None:
         """The documents that were current when we ended; what was half done is forgotten."""
+        try:
+            self._recover()
+        except (LimitReached, Unavailable) as error:  # a full disk: `run` tries the revert again
+            log.error("%s", error)
+        self._publisher.wanted(self._revisions.model(self._revisions.current))
+
+    def _recover(self) -> None:
         for revision in self._revisions.recover():
             self._audit.record("daemon", "abandon", f"revision {revision}: we ended in the middle")
         pending = self._revisions.pending()
         if pending is not None and pending.deadline <= self._clock():
             self._revisions.revert("not confirmed in time")
             self._audit.record("daemon", "revert", _not_confirmed(pending))
-        self._publisher.wanted(self._revisions.model(self._revisions.current))
 
     async def run(self) -> None:
         """Reverts what is not confirmed in time. Never returns."""
@@ -154,9 +161,14 @@ class Applier:
                 except TimeoutError:
                     pass
                 continue
-            async with self._lock:
-                if self._revisions.pending() == pending:
-                    await self._revert("not confirmed in time")
+            assert pending is not None
+            try:
+                async with self._lock:
+                    if self._revisions.pending() == pending:
+                        await self._revert("not confirmed in time")
+            except (LimitReached, Unavailable) as error:  # a full disk
+                log.error("revision %d does not revert yet: %s", pending.revision, error)
+                await asyncio.sleep(_RETRY_S)
 
     async def close(self) -> None:
         """Waits for a change that is under way."""

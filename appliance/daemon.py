@@ -227,7 +227,10 @@ class Daemon:
             if isinstance(report, FlowEvent):
                 self.flows.take(report)
             elif isinstance(report, ProcessUp):
-                self.publisher.seen(report.version)
+                try:
+                    self.publisher.seen(report.version)
+                except ApplianceError as error:  # a full disk
+                    log.error("%s runs snapshot %d: %s", report.process, report.version, error)
             elif isinstance(report, ProcessDown):
                 self.flows.process_down(report.process)
                 self.traffic.process_down(report.process)

@@ -16,6 +16,7 @@ from appliance.api.conversation import Facts
 from appliance.api.peering import Peering
 from appliance.catalog import Catalog
 from appliance.enroll.admit import check_bundle
+from appliance.errors import LimitReached, Unavailable
 from appliance.observe.audit import Audit
 from appliance.registry.model import ImportedService
 from appliance.registry.peers import Peers, state_of
@@ -124,5 +125,8 @@ class PeerBook:
             states[peer.name] = state, seen
             if seen - self._seen_kept.get(peer.name, 0) >= _KEEP_SEEN_S:
                 self._seen_kept[peer.name] = seen
-                self._peers.set_seen(peer.name, seen)
+                try:
+                    self._peers.set_seen(peer.name, seen)
+                except (LimitReached, Unavailable) as error:  # a full disk stops no loop
+                    log.warning("when %s was last heard of is not kept: %s", peer.name, error)
         self._view.set_peer_states(states)
