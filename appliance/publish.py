@@ -69,6 +69,7 @@ class Plan:
     registry: Registry
     needs: tuple[LeafNeed, ...]
     set_keys: tuple[str, ...]
+    guests: frozenset[str]  # services that only peers offer
 
 
 class Publisher:
@@ -88,6 +89,7 @@ class Publisher:
         self.model = Model()  # wanted
         self.published: Published | None = None
         self.problem = ""  # why the last publish failed; "" = it did not
+        self.without_address = 0  # services of peers alone for which no virtual address is left
         self.publishes = 0
         self.failures = 0
         self._lock = asyncio.Lock()
@@ -177,14 +179,23 @@ class Publisher:
             frozenset(need.reserved),
             int(self._clock()),
             keep=keep,
+            guests=need.guests,
         )
         registry = replace(registry, vips=given.vips, sets=given.sets)
         needs = await asyncio.to_thread(leaf_needs, model, registry, site)
-        return Plan(registry, needs, need.set_keys)
+        return Plan(registry, needs, need.set_keys, need.guests)
 
     async def _publish(self, model: Model, *, strict: bool) -> Published:
         plan = await self.plan(model, keep=True)
         registry = plan.registry
+        without = sum(not registry.vips[key] for key in plan.guests)
+        if without > self.without_address:
+            log.warning(
+                "%d services of peers have no virtual address, for their half of the range is used "
+                "up: set a larger vip range in the Site document",
+                without,
+            )
+        self.without_address = without
         leaves = await self._leaves.ensure(plan.needs, strict=strict)
         version = self._store.next_number(_VERSION)
         snapshot = await asyncio.to_thread(compile, model, registry, self._site, leaves, version)

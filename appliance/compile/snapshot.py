@@ -50,6 +50,7 @@ class Allocations:
 
     vip_keys: tuple[str, ...]  # services that need virtual addresses
     set_keys: tuple[str, ...]
+    guests: frozenset[str] = frozenset()  # those of vip_keys that only peers offer
     reserved: tuple[Address, ...] = ()  # asked for by documents: not to be given away
 
 
@@ -72,6 +73,7 @@ def allocations(model: Model, registry: Registry, site: Site) -> Allocations:
             for view in views
             for key in set_keys(view, rules.get(view.key), site.trust_domain)
         ),
+        guests=frozenset(view.key for view in views if not view.is_local),
         reserved=tuple(sorted({a for view in views for a in view.addresses}, key=_address_order)),
     )
 

@@ -2,7 +2,8 @@
 
 Owns their tables. An address that was freed goes to no other service within a day (hosts and
 resolvers remember names); a service that comes back gets its own again. Set numbers are never
-given twice.
+given twice. What only peers offer gets half of a range at most: whatever they export, there are
+addresses for the site's own services.
 """
 
 from __future__ import annotations
@@ -61,15 +62,19 @@ class Allocator:
         now: int,
         *,
         keep: bool,
+        guests: Collection[str] = (),
     ) -> Allocated:
         """What these keys have; gives out what is missing. keep=False: only says what would be.
 
-        taken: addresses that documents ask for themselves. Raises LimitReached.
+        taken: addresses that documents ask for themselves. guests: keys that only peers offer;
+        they go without when their part is used up. Raises LimitReached.
         """
         vip_keys, set_keys = tuple(vip_keys), tuple(set_keys)
         held, sets = self._held, self._sets
         new_sets = [key for key in set_keys if key not in sets]
-        plan = [plan_vips(vip_keys, held, network, taken, now) for network in self._networks]
+        plan = [
+            plan_vips(vip_keys, held, network, taken, now, guests) for network in self._networks
+        ]
         if keep:
             self._keep([each for one in plan for each in one], new_sets, now)
             held, sets = self._held, self._sets
@@ -142,6 +147,7 @@ def plan_vips(
     network: Network,
     taken: Collection[Address],
     now: int,
+    guests: Collection[str] = (),
 ) -> list[Held]:
     """The rows to write so that each key has an address of the network. Pure."""
     own = {each.key: each for each in held if each.family == network.version}
@@ -149,17 +155,20 @@ def plan_vips(
     last = network.num_addresses - (2 if network.version == 4 else 1)  # no broadcast address
     free = (n for n in range(1, last + 1) if n not in used and network[n] not in taken)
     plan = []
-    for key in keys:
+    for key in sorted(keys, key=lambda key: key in guests):
         have = own.get(key)
         if have is not None and have.freed is None:
             continue
         mine = have is not None and not _forgotten(have, now) and network[have.number] not in taken
+        if key in guests and not mine and len(used) >= last // 2:
+            continue
         number = have.number if have is not None and mine else next(free, None)
         if number is None:
             raise LimitReached(
                 f"the virtual addresses of {network} are used up (freed ones rest for a day): set "
                 "a larger vip range in the Site document"
             )
+        used.add(number)
         plan.append(Held(key, network.version, number, None))
     return plan
 

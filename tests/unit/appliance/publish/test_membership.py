@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from appliance.enroll.admit import PeerOffer
 from appliance.errors import Conflict, InvalidInput, LimitReached, NotFound
 from appliance.peerbook import PeerBook
 from appliance.registry import hosts
+from appliance.registry.allocations import Allocator
 from appliance.registry.enrolment import Enrolment
 from appliance.registry.hosts import host_of
 from appliance.registry.model import HostState, ImportedService, PeerState, ServicePort
+from appliance.site import Vip
 from tests.unit.appliance.api.pki import Pki
 from tests.unit.appliance.publish.world import World
 from tests.unit.appliance.sites import SITE
@@ -144,6 +147,22 @@ async def test_a_host_has_a_bounded_number_of_leaves(
     world.time += 86_401
     await enrolment(world).renewed("db1", "d", int(world.time) + 86_400)
     assert world.hosts.leaves("db1", int(world.time)) == ("d",)
+
+
+async def test_a_peer_that_uses_up_the_addresses_stops_no_revocation(world: World) -> None:
+    world.allocator = world.publisher._allocator = Allocator(
+        world.store, Vip(ipv4=IPv4Network("198.19.0.0/28"), ipv6=IPv6Network("fd53::/124"))
+    )
+    world.add("web1", "198.18.0.11", "web:80")
+    await enrolment(world).peer_joined("b", OFFER)
+    for turn in range(4):
+        exports = tuple(replace(WEB, name=f"s{turn}-{number}") for number in range(8))
+        book(world).exports_heard("b", exports)
+        await world.publisher.settle()
+    assert world.publisher.without_address == 8
+    await world.membership.revoke_host("web1", "t")
+    assert world.plane.now.hosts == ()
+    assert world.publisher.problem == ""
 
 
 async def test_a_revoked_name_must_be_removed_before_it_comes_anew(world: World) -> None:

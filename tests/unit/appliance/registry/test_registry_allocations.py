@@ -78,6 +78,21 @@ def test_a_used_up_range_is_said_and_nothing_is_given(store: Store) -> None:
     assert len(store.all("SELECT * FROM vips")) == 12
 
 
+def test_what_only_peers_offer_gets_half_of_a_range_and_then_nothing(store: Store) -> None:
+    allocator = Allocator(store, VIP)
+
+    def served(keys: list[str], guests: list[str], now: int) -> list[str]:
+        found = allocator.ensure(keys, (), (), now, keep=True, guests=guests).vips
+        return [key for key in keys if any(address.version == 4 for address in found[key])]
+
+    theirs = [f"p{n}.x" for n in range(6)]  # a /29 has six addresses
+    assert served([*theirs, "own.x"], theirs, T) == ["p0.x", "p1.x", "own.x"]
+    allocator.release(["own.x"], (), T)
+    assert served(["q.x", "own.x"], ["q.x"], T + 1) == ["own.x"]  # what was freed rests, and counts
+    own = ["own.x", *(f"o{n}.x" for n in range(3))]
+    assert served(own, [], T + 1) == own
+
+
 def test_another_range_gives_other_addresses(store: Store) -> None:
     give(Allocator(store, VIP), "a.x")
     other = Vip(ipv4=IPv4Network("198.19.7.0/24"), ipv6=VIP.ipv6)
