@@ -130,6 +130,11 @@ class Reporter:
             for peer in self._view.now.peers
             if peer.state is PeerState.STALE
         ]
+        if self._traffic.counters().get("slots_behind_now"):
+            found.append(
+                "the data plane cannot keep its snapshot on disk, so a restart without the daemon "
+                "would serve an older one: free some space, then change or apply anything"
+            )
         left = self._ca_not_after() - self._clock()
         if 0 < self._ca_not_after() and left < CA_WARNING_S:
             found.append(f"the CA's certificate runs out in {max(0, left) / 86_400:.0f} days")

@@ -37,6 +37,7 @@ COUNTERS = (
     "sets_refused",
     "slots_written",
     "slots_failed",
+    "slots_behind_now",  # 1 = what runs is not on disk
     "applies_late",
 )
 
@@ -223,8 +224,10 @@ class Host:
         try:
             if self._slots.write(version, body, mac):
                 self.counters["slots_written"] += 1
+            self.counters["slots_behind_now"] = 0
         except OSError as error:
             self.counters["slots_failed"] += 1
+            self.counters["slots_behind_now"] = 1
             log.error("snapshot %d is not kept on disk: %s", version, error.strerror)
 
     async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:

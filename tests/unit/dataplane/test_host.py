@@ -189,3 +189,7 @@ async def test_a_full_disk_is_counted_and_the_workers_run_it(
     assert (await publish(host, small(5))).accepted
     assert host.counters["slots_failed"] == 1
     assert host.counters["slots_written"] == 0
+    assert host.counters["slots_behind_now"] == 1
+    monkeypatch.undo()
+    assert (await publish(host, small(6))).accepted
+    assert host.counters["slots_behind_now"] == 0
