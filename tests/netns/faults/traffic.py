@@ -74,9 +74,12 @@ async def who(address: str, port: int) -> str:
         return known.get(error.errno or 0, "unreachable")
 
 
-async def resolve(name: str) -> bool:
+def name_server() -> str:
+    return Path("/etc/resolv.conf").read_text().split()[1]
+
+
+async def resolve(name: str, server: str) -> bool:
     """One query, no second try."""
-    server = Path("/etc/resolv.conf").read_text().split()[1]
     try:
         answer = await dns.asyncquery.udp(dns.message.make_query(name, "A"), server, DNS_S)
     except (OSError, dns.exception.DNSException):
@@ -86,6 +89,7 @@ async def resolve(name: str) -> bool:
 
 async def load(name: str, port: int, workers: int, stop: asyncio.Event) -> dict[str, Any]:
     address = socket.gethostbyname(name)
+    server = name_server()
     counted: Counter[str] = Counter()
     names: Counter[bool] = Counter()
 
@@ -96,7 +100,7 @@ async def load(name: str, port: int, workers: int, stop: asyncio.Event) -> dict[
 
     async def ask() -> None:
         while not stop.is_set():
-            names[await resolve(name)] += 1
+            names[await resolve(name, server)] += 1
             await asyncio.sleep(PACE_S)
 
     print("ready", flush=True)
