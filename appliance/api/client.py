@@ -10,7 +10,7 @@ daemon. That needs the box: over mTLS from elsewhere, identities must be approve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -20,7 +20,10 @@ import grpc
 from appliance.api._gen import admin_pb2 as pb
 from appliance.api._gen import admin_pb2_grpc
 from appliance.ca.client import CaClient
-from appliance.errors import BY_CODE, ApplianceError, Unavailable
+from appliance.compile.accounts import accounts
+from appliance.config.load import Source, load
+from appliance.errors import BY_CODE, ApplianceError, Denied, Unavailable
+from appliance.identity import parse
 from appliance.paths import Paths
 from dataplane.snapshot import Grade
 
@@ -75,16 +78,47 @@ class AdminClient:
         except grpc.aio.AioRpcError as error:
             raise _raise(error, self._where) from error
 
-    async def _approve(self, identities: Sequence[str], grade: Grade) -> None:
+    async def _approve(
+        self, identities: Sequence[str], grade: Grade, named: Set[tuple[str, str]]
+    ) -> None:
         """At least grade for each; an approval that is stronger already stays. The CA is not
-        needed for none."""
+        needed for none.
+
+        named: (namespace, service account) that the admin wrote. The daemon says what it needs,
+        and a daemon in wrong hands would ask for more. Raises Denied.
+        """
         if not identities:
             return
         async with CaClient(self._paths.ca_socket) as ca:
             known = {each.spiffe_id: each.max_grade for each in await ca.approvals()}
-            for spiffe_id in identities:
-                if known.get(spiffe_id, Grade.NONE) < grade:
-                    await ca.approve(spiffe_id, grade)
+            wanted = [each for each in identities if known.get(each, Grade.NONE) < grade]
+            strange = [each for each in wanted if parse(each).workload not in named]
+            if strange:
+                raise Denied(
+                    f"the daemon wants {strange[0]} approved, which what you give does not name: "
+                    f"if it should be, run `sluice ca approve {strange[0]}`"
+                )
+            for spiffe_id in wanted:
+                await ca.approve(spiffe_id, grade)
+
+    async def _withdraw(self, name: str, hosts: Sequence[pb.Host]) -> None:
+        """Has the CA sign no more for the host name, unless another host is the same workload.
+
+        hosts: all, from before name went. Who may not ask the CA was refused by the daemon.
+        """
+        gone = {host.spiffe_id for host in hosts if host.name == name}
+        kept = {host.spiffe_id for host in hosts if host.name != name and host.state != "revoked"}
+        kept |= {
+            service.spiffe_id
+            for service in await self.services()
+            if any(endpoint.name != name for endpoint in service.endpoints)
+        }
+        if not gone - kept:
+            return
+        async with CaClient(self._paths.ca_socket) as ca:
+            known = {each.spiffe_id for each in await ca.approvals()}
+            for spiffe_id in (gone - kept) & known:
+                await ca.withdraw(spiffe_id)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -167,7 +201,9 @@ class AdminClient:
         if dry_run:
             return plan
         # Documents make no agents, so nothing they name is ever surer than a port of its own.
-        await self._approve(plan.identities, Grade.PORT)
+        if plan.identities:
+            named = accounts(load([Source(file, text) for file, text in sources]))
+            await self._approve(plan.identities, Grade.PORT, named)
         request.dry_run = False
         return await self._call(self._stub.Apply, request)
 
@@ -190,14 +226,19 @@ class AdminClient:
         namespace = request.namespace or "default"
         account = request.service_account or request.name
         spiffe_id = f"spiffe://{trust_domain}/ns/{namespace}/sa/{account}"
-        await self._approve([spiffe_id], _grade(request))
+        await self._approve([spiffe_id], _grade(request), {(namespace, account)})
         return await self._call(self._stub.AddHost, request)
 
     async def remove_host(self, name: str) -> None:
+        hosts = await self.hosts()
         await self._call(self._stub.RemoveHost, pb.NameRequest(name=name))
+        await self._withdraw(name, hosts)
 
     async def revoke_host(self, name: str) -> pb.RevokeReply:
-        return await self._call(self._stub.RevokeHost, pb.NameRequest(name=name))
+        hosts = await self.hosts()
+        reply = await self._call(self._stub.RevokeHost, pb.NameRequest(name=name))
+        await self._withdraw(name, hosts)
+        return reply
 
     async def invite_peer(self, name: str) -> pb.InvitePeerReply:
         return await self._call(self._stub.InvitePeer, pb.NameRequest(name=name))
