@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from appliance.errors import InvalidInput
@@ -38,10 +38,18 @@ class Ports(_Part):
 class Users(_Part):
     """Numeric on purpose: nothing has to be added to /etc/passwd. `make install` adds names."""
 
-    daemon: int = 6410
-    ca: int = 6411
-    dataplane: int = 6412
-    admin_group: int = 6413
+    daemon: int = Field(default=6410, ge=1, le=2**31)
+    ca: int = Field(default=6411, ge=1, le=2**31)
+    dataplane: int = Field(default=6412, ge=1, le=2**31)
+    admin_group: int = Field(default=6413, ge=1, le=2**31)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        """One user for two processes would undo what separates them."""
+        numbers = (self.daemon, self.ca, self.dataplane, self.admin_group)
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("each process and the admin group need a number of their own")
+        return self
 
 
 class Vip(_Part):
@@ -71,7 +79,9 @@ class DataplaneSettings(_Part):
 
 
 class PeerSettings(_Part):
-    stale_seconds: int = Field(default=300, ge=1, le=86_400, description="then imports are withdrawn")
+    stale_seconds: int = Field(
+        default=300, ge=1, le=86_400, description="then imports are withdrawn"
+    )
 
 
 class EnrolSettings(_Part):
