@@ -20,7 +20,7 @@ def host() -> None:
 @click.argument("name")
 @click.option("-n", "--namespace", default="default", show_default=True)
 @click.option("--service-account", help="Identity it runs as; its name if not given.")
-@click.option("--agent", is_flag=True, help="It will hold a key of its own (grade key).")
+@click.option("--agent", is_flag=True, help="A key of its own (grade key); what no address means.")
 @click.option("--address", "addresses", multiple=True, help="IP address; agentless hosts need one.")
 @click.option("--mac", default="", help="MAC address: grade l2.")
 @click.option("--interface", default="", help="Its own port or VLAN on this box: grade port.")
@@ -43,9 +43,11 @@ def host_add(
 ) -> None:
     """Add a host and say what to do on it.
 
-    With --agent: prints one line to paste on the host and the single-use code it will ask for.
-    Without: the host is known by its address, and needs only the route and DNS that are printed.
+    With an address and no --agent the host is known by that address, and needs only the route and
+    DNS that are printed. Else it will hold a key of its own: prints one line to paste on the host
+    and the single-use code it will ask for.
     """
+    agent = agent or not (addresses or mac or interface)
     request = pb.AddHostRequest(
         name=name,
         namespace=namespace,
