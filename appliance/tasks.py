@@ -49,3 +49,4 @@ class Tasks:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._live.difference_update(tasks)  # those that were done: gather does not yield
