@@ -33,10 +33,14 @@ class Store:
             raise Unavailable(f"{path}: cannot open the state: {error}") from error
         self._db.row_factory = sqlite3.Row
         self._depth = 0
-        with self._errors():
-            for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                self._db.execute(f"PRAGMA {setting}")
-        self._migrate()
+        try:
+            with self._errors():
+                for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                    self._db.execute(f"PRAGMA {setting}")
+            self._migrate()
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         self._db.close()
