@@ -2,7 +2,8 @@
 
 Owns no rule of its own: it reads and writes the same store as the daemon, as the user that owns
 the files, and refuses to write while a daemon answers. The next start of the daemon publishes
-what rescue made current.
+what rescue made current. What it needs of the daemon is imported when it is used: no other
+command shall wait for it.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from appliance.api.text import when
 from appliance.cli.context import Context
 from appliance.cli.output import console, format_option, show_data
-from appliance.config.model import changes, dump
 from appliance.errors import Conflict, Denied, NotFound
 from appliance.paths import Paths
-from appliance.registry.revisions import Revisions
-from appliance.registry.store import Store
-from appliance.system import network
+
+if TYPE_CHECKING:
+    from appliance.registry.revisions import Revisions
 
 
 @click.group()
@@ -65,6 +66,8 @@ def rescue_status(context: Context, fmt: str) -> None:
 @click.pass_obj
 def rescue_documents(context: Context, revision: int | None) -> None:
     """Print the documents of the current revision, or of REVISION, as YAML."""
+    from appliance.config.model import dump
+
     with _revisions(context.paths) as revisions:
         click.echo(dump(revisions.model(revision or revisions.current)), nl=False)
 
@@ -74,6 +77,8 @@ def rescue_documents(context: Context, revision: int | None) -> None:
 @click.pass_obj
 def rescue_rollback(context: Context, revision: int) -> None:
     """Make the documents of REVISION current (as a new revision) for the next start."""
+    from appliance.config.model import changes
+
     if _daemon_answers(context.paths):
         raise Conflict("the daemon answers: use `sluice rollback`, which tells the data plane too")
     with _revisions(context.paths) as revisions:
@@ -100,6 +105,8 @@ def rescue_rollback(context: Context, revision: int) -> None:
 )
 def rescue_release() -> None:
     """Take the interception away: our nftables table and our routes, nothing else."""
+    from appliance.system import network
+
     _need_root()
     asyncio.run(network.remove())
     console.print("interception is removed; the daemon puts it back when it starts")
@@ -123,6 +130,9 @@ def _daemon_answers(paths: Paths) -> bool:
 @contextmanager
 def _revisions(paths: Paths) -> Iterator[Revisions]:
     """The store, opened as its owner: files that root made would lock the daemon out."""
+    from appliance.registry.revisions import Revisions
+    from appliance.registry.store import Store
+
     _need_root()
     if not paths.database.exists():
         raise NotFound(f"{paths.database}: no state there: name the folder with --state")
