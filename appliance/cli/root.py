@@ -90,7 +90,8 @@ def main() -> NoReturn:
         errors.print(f"sluice: {error.format_message()}", markup=False, soft_wrap=True)
         sys.exit(2)
     except OSError as error:
-        errors.print(f"sluice: {error.filename or ''}: {error.strerror}", markup=False)
+        where = f"{error.filename}: " if error.filename else ""
+        errors.print(f"sluice: {where}{error.strerror}", markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
