@@ -26,7 +26,7 @@ from appliance.catalog import Catalog
 from appliance.compile import hosts
 from appliance.compile.hosts import host_id, leaf_key
 from appliance.config.load import Source
-from appliance.config.model import dump_document
+from appliance.config.model import KINDS, dump_document
 from appliance.errors import ApplianceError, InvalidInput, LimitReached
 from appliance.leaves import Leaves
 from appliance.membership import Membership
@@ -268,7 +268,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     @answers(write=True)
     async def Delete(self, request: pb.DeleteRequest, context: Call) -> pb.ApplyReply:
-        kinds = {doc.kind.lower(): doc.kind for doc in self._publisher.model.documents}
+        kinds = {kind.lower(): kind for _, kind in KINDS}
         kind = kinds.get(request.kind.lower(), request.kind)
         key = kind, request.namespace or "default", request.name
         by = self.caller(context).name
