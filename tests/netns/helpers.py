@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
-import os
 import socket
 import socketserver
 import ssl
@@ -194,10 +193,11 @@ class TlsClient:
         port: int,
         sni: str | None = None,
         session: ssl.SSLSession | None = None,
+        source: str | None = None,
     ) -> Iterator[ssl.SSLSocket]:
         """Raises OSError; ssl.SSLError is one."""
         with (
-            connect(namespace, address, port) as plain,
+            connect(namespace, address, port, source) as plain,
             self.context.wrap_socket(plain, server_hostname=sni, session=session) as tls,
         ):
             yield tls
@@ -210,10 +210,11 @@ class TlsClient:
         sni: str | None = None,
         data: bytes = b"",
         session: ssl.SSLSession | None = None,
+        source: str | None = None,
     ) -> Answer:
         """Sends data, reads the link reply."""
         try:
-            with self.open(namespace, address, port, sni, session) as tls:
+            with self.open(namespace, address, port, sni, session, source) as tls:
                 if data:
                     tls.sendall(data)
                 reply = _reply(tls)
@@ -306,7 +307,3 @@ def unprivileged(uid: int, *groups: int) -> tuple[str, ...]:
     own = str(groups[0] if groups else uid)
     more = ("--groups", ",".join(map(str, groups))) if groups else ("--clear-groups",)
     return ("setpriv", "--reuid", str(uid), "--regid", own, *more)
-
-
-def owner(path: Path) -> int:
-    return os.stat(path).st_uid

@@ -39,6 +39,15 @@ kind: PeerAuthentication
 metadata: {name: default, namespace: default}
 spec: {mtls: {mode: STRICT}}
 """
+GOOD_POLICY = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: good, namespace: default}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: DENY
+  rules: [{from: [{source: {namespaces: [nobody]}}]}]
+"""
 SERVICES = {
     "web": ("a", "a1", (8080,)),
     "payments": ("b", "b1", (8080, 8081)),
@@ -238,10 +247,20 @@ class Mesh:
 
     @contextmanager
     def guest(
-        self, address: str, name: str, host: str = "a2", *, enrol: bool = True, **more: Any
-    ) -> Iterator[str]:
-        """A host of the test's own: one more address on a2 (or b2), known by it alone (l3).
-        Gives the address."""
+        self, address: str, name: str, host: str = "a2", **more: Any
+    ) -> Iterator[pb.AddHostReply]:
+        """A host of the test's own: one more address on a2 (or b2), known by it alone (l3)."""
+        site = self.topology.sites[host[0]]
+        with self.address(address, host):
+            added = self.add(site, name, addresses=[address], **more)
+            try:
+                yield added
+            finally:
+                self.call(site, lambda client: client.remove_host(name))
+
+    @contextmanager
+    def address(self, address: str, host: str = "a2") -> Iterator[str]:
+        """One more address on a host, not enrolled."""
         site = self.topology.sites[host[0]]
         space = site.hosts[host]
         length = "64" if ":" in address else "24"
@@ -249,12 +268,8 @@ class Mesh:
         where = ("ip", "-n", space.namespace, "addr")
         run((*where, "add", f"{address}/{length}", "dev", "eth0", *extra))
         try:
-            if enrol:
-                self.add(site, name, addresses=[address], **more)
             yield address
         finally:
-            if enrol:
-                self.call(site, lambda client: client.remove_host(name))
             run((*where, "del", f"{address}/{length}", "dev", "eth0"))
 
     # -- forging ---------------------------------------------------------------------------------

@@ -5,70 +5,35 @@ counted. The attacker is on the hosts' segment, or is the daemon itself.
 from __future__ import annotations
 
 import asyncio
-import base64
-import http.client
-import json
 import sqlite3
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import count
-from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from appliance.api._gen import admin_pb2 as pb
 from appliance.ca.client import CaClient
-from appliance.demo.topology import APPLIANCE, SiteSpace
+from appliance.demo.topology import SiteSpace
 from appliance.enroll import code as codes
 from appliance.errors import Conflict, Denied, InvalidInput
-from tests.netns.helpers import connect, run, unprivileged
+from tests.netns.enrol import csr, post, secret
+from tests.netns.helpers import run, unprivileged
 from tests.netns.mesh import Mesh
 
 DAEMON, CA, DATAPLANE, NOBODY = 6410, 6411, 6412, 65534
 
 
-def csr(spiffe_id: str | None = None, key: ec.EllipticCurvePrivateKey | None = None) -> str:
-    """As an agent sends it, base64 of DER; it may ask for an identity."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    if spiffe_id is not None:
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)])
-        builder = builder.add_extension(names, critical=False)
-    made = builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
-    return base64.b64encode(made.public_bytes(serialization.Encoding.DER)).decode()
-
-
 @pytest.fixture
 def source(mesh: Mesh) -> Iterator[str]:
     """An address that has asked for nothing before: refusals use up a source's rate."""
-    with mesh.guest(f"198.18.0.{next(_fresh)}", "", enrol=False) as address:
+    with mesh.address(f"198.18.0.{next(_fresh)}") as address:
         yield address
 
 
 _fresh = count(100)
-
-
-def post(mesh: Mesh, source: str, path: str, body: Any) -> tuple[int, Any]:
-    """Status and JSON."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    connection = http.client.HTTPConnection("appliance")
-    with closing(connection):
-        namespace, port = mesh.a.hosts["a2"].namespace, mesh.a.site.spec.ports.enrol
-        plain = connect(namespace, APPLIANCE[0], port, source)
-        connection.sock = context.wrap_socket(plain)
-        text = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request("POST", path, text, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-
-
-def secret(code: str) -> str:
-    return codes.parse(code).secret.hex()
 
 
 @contextmanager
