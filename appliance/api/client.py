@@ -23,7 +23,7 @@ from appliance.ca.client import CaClient
 from appliance.compile.accounts import accounts
 from appliance.config.load import Source, load
 from appliance.errors import BY_CODE, ApplianceError, Denied, Unavailable
-from appliance.identity import parse
+from appliance.identity import parse, workload_id
 from appliance.paths import Paths
 from dataplane.snapshot import Grade
 
@@ -225,8 +225,8 @@ class AdminClient:
         trust_domain = (await self.status()).trust_domain
         namespace = request.namespace or "default"
         account = request.service_account or request.name
-        spiffe_id = f"spiffe://{trust_domain}/ns/{namespace}/sa/{account}"
-        await self._approve([spiffe_id], _grade(request), {(namespace, account)})
+        identity = workload_id(trust_domain, namespace, account)
+        await self._approve([identity], _grade(request), {(namespace, account)})
         return await self._call(self._stub.AddHost, request)
 
     async def remove_host(self, name: str) -> None:
