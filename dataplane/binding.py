@@ -386,7 +386,7 @@ class Settings:
     mark: int = 0
     pin: bool = True
     allow_transparent: bool = False
-    records: int = RECORDS["openssl"]
+    records: int = RECORDS["user"]
 
 
 @dataclass(slots=True)
