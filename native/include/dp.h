@@ -146,7 +146,8 @@ typedef struct {
 
 typedef struct {
     uint32_t workers;             /* 1 … DP_WORKERS_MAX */
-    uint32_t streams_max;         /* a worker; further accepts are closed and counted */
+    uint32_t streams_max;         /* a worker; further accepts are closed and counted, and those
+                                   * of strangers from a quarter on */
     uint32_t pipes_max;           /* a worker may make itself, beside those added */
     uint32_t handshakes_per_turn; /* of the loop, so that data does not stall */
     uint32_t sessions_max;        /* resumable client sessions kept, a worker */

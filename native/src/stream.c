@@ -330,9 +330,17 @@ static void new_flow_id(struct stream *s)
 static void refuse_accept(struct stream_env *env, int fd, enum stat_id stat)
 {
     const struct linger now = {.l_onoff = 1, .l_linger = 0};
+    stats_add(env->stats, STAT_REASON_0 + DP_REASON_POOL_FULL, 1);
     stats_add(env->stats, stat, 1);
     (void)sys->setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
     sys->close(fd);
+}
+
+void stream_is_known(struct stream *s)
+{
+    if (s->stranger != NULL)
+        strangers_leave(s->env->strangers, s->stranger);
+    s->stranger = NULL;
 }
 
 void stream_accept_take(struct stream_env *env, int fd, uint8_t kind,
@@ -340,8 +348,14 @@ void stream_accept_take(struct stream_env *env, int fd, uint8_t kind,
 {
     struct stream *s = pool_get(env->streams);
     if (s == NULL) {
-        stats_add(env->stats, STAT_REASON_0 + DP_REASON_POOL_FULL, 1);
         refuse_accept(env, fd, STAT_POOL_STREAMS_FULL);
+        return;
+    }
+    address_from_socket(peer, s->down.addr, &s->down.port);
+    int r = kind == DP_LISTEN_MESH ? strangers_enter(env->strangers, s->down.addr, &s->stranger) : 0;
+    if (r < 0) {
+        refuse_accept(env, fd, r == -EDQUOT ? STAT_STRANGERS_SOURCE_FULL : STAT_STRANGERS_FULL);
+        pool_put(env->streams, s);
         return;
     }
     s->env = env;
@@ -353,10 +367,10 @@ void stream_accept_take(struct stream_env *env, int fd, uint8_t kind,
     s->up.stream = s;
     if (leg_open_take(s, &s->down, fd) < 0) {
         stats_add(env->stats, STAT_ACCEPT_ERRORS, 1);
+        stream_is_known(s);
         pool_put(env->streams, s);
         return;
     }
-    address_from_socket(peer, s->down.addr, &s->down.port);
     memcpy(s->src_addr, s->down.addr, sizeof(s->src_addr));
     s->src_port = s->down.port;
     new_flow_id(s);
@@ -377,6 +391,7 @@ static void end(struct stream *s, bool reset)
         stats_record(env->stats, HISTOGRAM_DURATION_NS, clock_ns() - s->accepted_ns);
     }
     s->state = STREAM_CLOSED;
+    stream_is_known(s);
     timer_cancel(env->timers, &s->phase);
     timer_cancel(env->timers, &s->duration);
     pump_fini(&s->to_up, &env->relay);

@@ -15,6 +15,7 @@
 #include "relay.h"
 #include "sets.h"
 #include "snapshot.h"
+#include "strangers.h"
 #include "tls.h"
 
 enum { STREAM_RANDOM_BYTES = 1024 };
@@ -33,6 +34,7 @@ struct stream_env {              /* what a worker's streams share; owned by the 
     const struct dp_snapshot *snapshot; /* counted; set before the first stream */
     struct sets *sets;           /* owned; what the snapshot and later swaps say */
     struct pool *streams, *ejections;
+    struct strangers *strangers; /* of the streams: those that have not said who they are */
     struct stream *dead;         /* closed in this turn; freed before the next */
     uint64_t rng;
     uint32_t handshakes_left;    /* in this turn */
@@ -82,6 +84,7 @@ struct stream {
     uint8_t state;               /* enum stream_state */
     uint8_t kind;                /* enum dp_listener_kind */
     uint8_t flow;                /* enum dp_flow_kind */
+    struct stranger_source *stranger; /* counted there until its header is taken; NULL = known */
     struct leg down, up;
     struct pump to_up, to_down;
     struct timer phase, duration;
@@ -144,6 +147,7 @@ void stream_drop_endpoint(struct stream *s); /* the up leg, and its connection i
  * 0 = wait; <0 = refused, and tls_reason and tls_detail say why. */
 DP_MUST_CHECK int leg_handshake(struct stream *s, struct leg *leg);
 void stream_post(struct stream *s, uint16_t kind);
+void stream_is_known(struct stream *s); /* no stranger from now on */
 /* The client's first bytes into early, as many as fit. 0, or -errno of record.h. */
 DP_MUST_CHECK int stream_read_early(struct stream *s);
 /* Writes header (NULL = none) in front of the client's first bytes and makes early point to it. */

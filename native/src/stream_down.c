@@ -90,7 +90,10 @@ enum outcome down_header(struct stream *s)
         return stream_refuse(s, DP_REASON_BAD_HEADER, "not a PROXY v2 header that we take");
     keep_early(s, (uint32_t)used);
     s->reason = stream_route_mesh(s, &header);
-    return s->reason == DP_REASON_NONE ? OUTCOME_DONE : OUTCOME_REFUSED;
+    if (s->reason != DP_REASON_NONE)
+        return OUTCOME_REFUSED;
+    stream_is_known(s);
+    return OUTCOME_DONE;
 }
 
 enum outcome down_header_timeout(struct stream *s)

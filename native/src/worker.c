@@ -21,6 +21,7 @@ enum {
     ACCEPT_PAUSE_MS = 100,       /* after the kernel had no descriptor or memory for one */
     WALK_SLICE = 256,            /* streams looked at in a turn */
     LARGE_BUFFERS_MAX = 256,     /* 64 MiB a worker, touched only if that many ends are slow */
+    STRANGERS_PART = 4,          /* of the streams: a quarter at most may be strangers' */
 };
 
 struct listener {
@@ -286,8 +287,13 @@ static int env_init(struct stream_env *env, const dp_config *config, uint16_t nu
         return r;
     env->timers = loop_timers(env->loop);
     env->relay.stats = env->stats;
-    ssize_t n = sys->getrandom(&env->rng, sizeof(env->rng));
-    return n < 0 ? (int)n : 0;
+    uint64_t seeds[2];
+    ssize_t n = sys->getrandom(seeds, sizeof(seeds));
+    if (n < 0)
+        return (int)n;
+    env->rng = seeds[0];
+    uint32_t strangers_max = config->streams_max / STRANGERS_PART;
+    return strangers_new(strangers_max > 0 ? strangers_max : 1, seeds[1], &env->strangers);
 }
 
 static void env_fini(struct stream_env *env)
@@ -297,6 +303,7 @@ static void env_fini(struct stream_env *env)
     snapshot_unref(env->snapshot);
     pool_free(env->ejections);
     pool_free(env->streams);
+    strangers_free(env->strangers);
     buffers_free(env->records);
     buffers_free(env->relay.buffers);
     pipes_free(env->relay.pipes);

@@ -24,6 +24,7 @@ C_LAYERS = (
         "pipe",
         "timer",
         "stats",
+        "strangers",
         "event",
         "sandbox",
         "cipher",
