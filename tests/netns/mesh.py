@@ -124,12 +124,12 @@ class Mesh:
         )
         return self.call(site, lambda client: client.add_host(request))
 
-    def join(self, site: SiteSpace, name: str, host: Host) -> None:
-        """Enrols a host with a key of its own and runs its agent."""
+    def join(self, site: SiteSpace, name: str, host: Host) -> subprocess.Popen[bytes]:
+        """Enrols a host with a key of its own and runs its agent, which it returns."""
         added = self.add(site, name, host, agent=True)
         joined = self.paste(site, host, added.join_line, added.code)
         assert joined.returncode == 0, joined.stderr
-        self.run_agent(site, host)
+        return self.run_agent(site, host)
 
     def paste(
         self, site: SiteSpace, host: Host, join_line: str, code: str

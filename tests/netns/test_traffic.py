@@ -166,3 +166,18 @@ def test_a_service_that_is_down_is_said_at_the_sources_side(mesh: Mesh) -> None:
             until(
                 "the service answering", lambda: mesh.ask("a1", "down", 7000).startswith("up"), 60
             )
+
+
+def test_a_keyed_hosts_leg_is_encrypted_and_an_agentless_ones_is_shown_plain(mesh: Mesh) -> None:
+    for host, service, layers in (
+        ("a1", "web", ("plain", "plain")),
+        ("a3", "web", ("tls", "plain")),
+        ("b1", "ledger", ("plain", "tls")),
+    ):
+        since = time.time()
+        site = mesh.topology.sites[host[0]]
+        assert mesh.ask(host, service, 8080).startswith(service)
+        flow = mesh.flow(site, since, service=f"{service}.default", state="closed", kind="local")
+        shown = (flow.down_layer, flow.up_layer)
+        assert tuple("plain" if s in ("plain", "splice") else "tls" for s in shown) == layers
+        assert bool(flow.cipher) == ("tls" in layers)
