@@ -87,9 +87,30 @@ static void load(void)
 FUNCTIONS(128)
 FUNCTIONS(256)
 
+/* The Galois/Counter Mode of Operation (McGrew, Viega), test case 2: what was loaded is no part of
+ * what was tested. */
+static bool answers_rightly(void)
+{
+    static const uint8_t zeros[16], want[32] = {
+        0x03, 0x88, 0xda, 0xce, 0x60, 0xb6, 0xa3, 0x92, 0xf3, 0x28, 0xc2, 0xb9, 0x71, 0xb2, 0xfe, 0x78,
+        0xab, 0x6e, 0x47, 0xd4, 0x2c, 0xec, 0x13, 0xbd, 0xf5, 0x3a, 0x67, 0xb2, 0x12, 0x57, 0xbd, 0xdf};
+    struct gcm_key_data key;
+    uint8_t got[32];
+    expand_128(zeros, &key);
+    seal_128(&key, zeros, zeros, 0, zeros, 15, 0, got);
+    return memcmp(got, want, sizeof(got)) == 0;
+}
+
+static void find(void)
+{
+    load();
+    if (manager != NULL && !answers_rightly())
+        manager = NULL;
+}
+
 const struct aead_gcm *aead_gcm_find(size_t key_bytes)
 {
-    (void)pthread_once(&once, load);
+    (void)pthread_once(&once, find);
     if (manager == NULL)
         return NULL;
     return key_bytes == 16 ? &gcm_128 : &gcm_256;
