@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from appliance.agent import contexts, link
 from appliance.agent.relay import Idle, relay
 from appliance.agent.state import State
+from appliance.agent.strangers import Strangers
 from appliance.agent.tls import PlainLeg, TlsLeg, Truncated
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ REFRESH_EVERY_S = 2.0  # at most, when a port is asked for that we do not know
 
 
 class Inbound:
-    """`refresh` asks the appliance for this host's configuration and calls `use`."""
+    """`refresh` asks the appliance for this host's configuration and calls `use`. Callers are in
+    `strangers` until their header came."""
 
     def __init__(
         self,
@@ -36,8 +38,10 @@ class Inbound:
         context: ssl.SSLContext,
         counters: Counter[str],
         refresh: Callable[[], Awaitable[None]],
+        strangers: Strangers,
     ) -> None:
         self._counters = counters
+        self._strangers = strangers
         self._refresh = refresh
         self._refreshed_at = 0.0
         self._refreshing = asyncio.Lock()
@@ -80,6 +84,7 @@ class Inbound:
             await _refuse(far, version, link.BAD_HEADER, bytes(link.FLOW_BYTES), str(error))
             self._counters["in_refused_header"] += 1
             return
+        self._strangers.leave(far.socket)
         port = header.target_port
         if not await self._allowed(port):
             self._counters["in_refused_port"] += 1

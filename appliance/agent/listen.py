@@ -11,6 +11,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+from appliance.agent.strangers import Strangers
 from appliance.agent.tls import reset
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,13 @@ class Listeners:
         serve: Callable[[socket.socket], Awaitable[None]],
         counters: Counter[str],
         streams_max: int = STREAMS_MAX,
+        strangers: Strangers | None = None,
     ) -> None:
+        """`strangers`, where callers have to say who they are: `serve` takes one out of it once it
+        is known."""
         self._name, self._serve, self._counters = name, serve, counters
         self._streams_max = streams_max
+        self._strangers = strangers
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Future[None]] = []
         self._streams: set[asyncio.Future[None]] = set()
@@ -72,20 +77,28 @@ class Listeners:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, _ = await loop.sock_accept(sock)
+                client, address = await loop.sock_accept(sock)
             except OSError as error:
                 self._counters[f"{self._name}_accept_failed"] += 1
                 log.warning("%s: cannot accept: %s", self._name, error)
                 await asyncio.sleep(0.1)  # out of descriptors: streams must end first
                 continue
-            if len(self._streams) >= self._streams_max:
-                self._counters[f"{self._name}_refused_full"] += 1
+            full = self._full(client, address[0])
+            if full:
+                self._counters[f"{self._name}_refused_{full}"] += 1
                 reset(client)
                 continue
             self._counters[f"{self._name}_accepted"] += 1
             task = asyncio.ensure_future(self._run(client))
             self._streams.add(task)
             task.add_done_callback(self._streams.discard)
+
+    def _full(self, client: socket.socket, address: str) -> str:
+        """What is; "" when there is room, which is taken."""
+        if len(self._streams) >= self._streams_max:
+            return "full"
+        no_room = self._strangers.enter(client, address) if self._strangers else None
+        return f"full_of_{no_room.value}" if no_room else ""
 
     async def _run(self, client: socket.socket) -> None:
         try:
@@ -94,4 +107,6 @@ class Listeners:
             self._counters[f"{self._name}_failed"] += 1
             log.exception("%s: a stream failed", self._name)
         finally:
+            if self._strangers:
+                self._strangers.leave(client)
             client.close()

@@ -19,9 +19,10 @@ from typing import Any
 from appliance.agent import contexts, enrol, intercept
 from appliance.agent.inbound import Inbound
 from appliance.agent.key import KeyFault
-from appliance.agent.listen import Listeners
+from appliance.agent.listen import STREAMS_MAX, Listeners
 from appliance.agent.outbound import Outbound
 from appliance.agent.state import DIRECTORY, Directory, State, StateError
+from appliance.agent.strangers import Strangers
 from appliance.enroll.pinned import Refused, Unreachable
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ class Agent:
         self._changing = asyncio.Lock()
         out, into = self._contexts()
         self.outbound = Outbound(self.state, out, self.counters)
-        self.inbound = Inbound(self.state, into, self.counters, self.refresh)
+        strangers = Strangers(STREAMS_MAX // 4)
+        self.inbound = Inbound(self.state, into, self.counters, self.refresh, strangers)
         self._out = Listeners("out", self.outbound.serve, self.counters)
-        self._in = Listeners("in", self.inbound.serve, self.counters)
+        self._in = Listeners("in", self.inbound.serve, self.counters, strangers=strangers)
 
     def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         return (

@@ -21,12 +21,14 @@ from appliance.agent.inbound import Inbound
 from appliance.agent.listen import Listeners
 from appliance.agent.outbound import Outbound
 from appliance.agent.state import Directory, State
+from appliance.agent.strangers import Full, Strangers, source_of
 from appliance.agent.tls import PlainLeg, TlsLeg
 from appliance.enroll import code, credentials
 from dataplane.snapshot import Grade, Leaf
 from tests.unit.appliance.enroll.fakes import DB, ROOT, Need, Site1, running_site
 
 LIMIT_S = 20
+STREAMS, STRANGERS = 8, 4
 WEB = "spiffe://a.example/ns/default/sa/web"
 FLOW = b"f" * 16
 VIP = ip_address("198.19.0.7")
@@ -65,13 +67,16 @@ class Host:
 
     def start(self) -> None:
         into = contexts.server(self.directory, self.state)
-        self.inbound = Inbound(self.state, into, self.counters, self.refresh)
+        self.strangers = Strangers(STRANGERS)
+        self.inbound = Inbound(self.state, into, self.counters, self.refresh, self.strangers)
         out = contexts.client(self.directory, self.state)
         self.outbound = Outbound(self.state, out, self.counters)
         self.outbound.target_of = lambda client: (VIP, 80)
-        self.port = self.listen("in", self.inbound.serve, streams_max=4)
+        self.port = self.listen(
+            "in", self.inbound.serve, streams_max=STREAMS, strangers=self.strangers
+        )
 
-    def listen(self, name: str, serve: object, **more: int) -> int:
+    def listen(self, name: str, serve: object, **more: object) -> int:
         """Closed after the test."""
         self.opened.append(Listeners(name, serve, self.counters, **more))
         return self.opened[-1].open("127.0.0.1", 0)
@@ -293,16 +298,82 @@ async def test_silence_ends(host: Host, monkeypatch: pytest.MonkeyPatch) -> None
     plain.close()
 
 
-async def test_too_many_streams_are_reset_and_counted(host: Host) -> None:
-    silent = [socket.create_connection(("127.0.0.1", host.port)) for _ in range(4)]
-    await host.counted("in_accepted")
-    last = PlainLeg(socket.create_connection(("127.0.0.1", host.port)))
+async def is_reset(host: Host, source: str, count: str) -> None:
+    leg = PlainLeg(silent(host, source))
+    before = host.counters[count]
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(last.read(), LIMIT_S)
-    assert host.counters["in_refused_full"] == 1
-    for sock in silent:
+        await asyncio.wait_for(leg.read(), LIMIT_S)
+    assert host.counters[count] == before + 1
+    leg.close()
+
+
+def silent(host: Host, source: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", host.port), source_address=(source, 0))
+
+
+async def connected(host: Host, leaf: Leaf, port: int) -> TlsLeg:
+    leg = await dial(host, leaf)
+    await leg.write(header(port))
+    assert (await answer(leg))[0].reason == link.CONNECTED
+    return leg
+
+
+async def test_too_many_streams_are_reset_and_counted(host: Host) -> None:
+    server, port = await echo_service()
+    host.use(replace(host.state, ports=(port,)))
+    leaf = await host.leaf_for(WEB, Grade.L2)
+    known = [await connected(host, leaf, port) for _ in range(STREAMS)]  # more than strangers
+    await is_reset(host, "127.0.0.1", "in_refused_full")
+    for leg in known:
+        leg.close()
+    server.close()
+
+
+async def test_strangers_leave_room_for_others(host: Host) -> None:
+    server, port = await echo_service()
+    host.use(replace(host.state, ports=(port,)))
+    leaf = await host.leaf_for(WEB, Grade.L2)
+    known = await connected(host, leaf, port)
+    socks = [silent(host, "127.0.9.1") for _ in range(STRANGERS // 2)]
+    await is_reset(host, "127.0.9.1", "in_refused_full_of_strangers_of_a_source")
+    (await connected(host, leaf, port)).close()  # from another address
+    socks += [silent(host, f"127.0.9.{n}") for n in range(2, 2 + STRANGERS // 2)]
+    await is_reset(host, "127.0.9.9", "in_refused_full_of_strangers")
+    await known.write(b"still here")
+    await known.write_eof()
+    assert await rest(known) == b"10:still here"
+    for sock in socks:
         sock.close()
-    last.close()
+    while host.counters["in_reset"] < STRANGERS:
+        host.counters.changed.clear()
+        await asyncio.wait_for(host.counters.changed.wait(), LIMIT_S)
+    (await connected(host, leaf, port)).close()  # there is room again
+    known.close()
+    server.close()
+
+
+def test_a_stranger_leaves_once() -> None:
+    strangers = Strangers(1)
+    one, two = socket.socket(), socket.socket()
+    with one, two:
+        assert strangers.enter(one, "fe80::1%eth0") is None
+        assert strangers.enter(two, "192.0.2.1") is Full.ALL
+        strangers.leave(one)
+        strangers.leave(one)
+        assert strangers.enter(two, "192.0.2.1") is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:0:0:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1", "192.0.2.2", False),
+    ],
+)
+def test_an_ipv6_subnet_is_one_source(one: str, other: str, same: bool) -> None:
+    assert (source_of(one) == source_of(other)) is same
 
 
 # -- outbound ------------------------------------------------------------------------------------
