@@ -41,11 +41,8 @@ class Pending:
 
 
 class Revisions:
-    """Remembers the text of each document it has seen, so that a change costs what changed."""
-
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._texts: dict[Key, tuple[AnyDocument, str, bytes]] = {}
 
     @property
     def current(self) -> int:
@@ -90,20 +87,16 @@ class Revisions:
         ]
 
     def generations(self, revision: int) -> dict[Key, int]:
+        return {key: generation for key, (generation, _) in self._kept(revision).items()}
+
+    def _kept(self, revision: int) -> dict[Key, tuple[int, bytes]]:
+        """Generation of each document, and the hash of its text."""
         rows = self._store.all(
-            "SELECT kind, namespace, name, generation FROM revision_documents WHERE revision = ?",
+            "SELECT kind, namespace, name, generation, hash FROM revision_documents"
+            " WHERE revision = ?",
             (revision,),
         )
-        return {(row[0], row[1], row[2]): row[3] for row in rows}
-
-    def _text(self, document: AnyDocument) -> tuple[AnyDocument, str, bytes]:
-        known = self._texts.get(document.key)
-        if known is None or known[0] != document:
-            # JSON, which is YAML too: making it takes a fifth of the time.
-            text = json.dumps(plain_document(document), ensure_ascii=False)
-            known = document, text, hashlib.sha256(text.encode()).digest()
-            self._texts[document.key] = known
-        return known
+        return {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
 
     def begin(
         self, model: Model, before: Model, *, now: int, by: str, summary: str, deadline: int = 0
@@ -119,24 +112,26 @@ class Revisions:
         with store.transaction():
             self.refuse_while_pending()
             current = self.current
-            older = self.generations(current)
+            older = self._kept(current)
             revision = store.run(
                 "INSERT INTO revisions (time, by, summary, state) VALUES (?, ?, ?, 'publishing')",
                 (now, by, summary),
             ).lastrowid
             assert revision is not None
-            texts = [(document.key, *self._text(document)[1:]) for document in model.documents]
-            store.run_each(
-                "INSERT OR IGNORE INTO texts VALUES (?, ?)",
-                ((digest, text) for key, text, digest in texts if what[key] != "unchanged"),
-            )
-            store.run_each(
-                "INSERT INTO revision_documents VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    (revision, *key, older.get(key, 0) + (what[key] != "unchanged"), digest)
-                    for key, _, digest in texts
-                ),
-            )
+            texts: list[tuple[bytes, str]] = []
+            rows: list[tuple[int | str | bytes, ...]] = []
+            for document in model.documents:
+                key = document.key
+                generation, digest = older.get(key, (0, b""))
+                # The text of what did not change stays as it was kept: equal documents can be
+                # written in several ways, and so differ in their hashes.
+                if what[key] != "unchanged" or not digest:
+                    text = _text(document)
+                    generation, digest = generation + 1, hashlib.sha256(text.encode()).digest()
+                    texts.append((digest, text))
+                rows.append((revision, *key, generation, digest))
+            store.run_each("INSERT OR IGNORE INTO texts VALUES (?, ?)", texts)
+            store.run_each("INSERT INTO revision_documents VALUES (?, ?, ?, ?, ?, ?)", rows)
             if deadline:
                 store.run(
                     "INSERT INTO pending VALUES (1, ?, ?, ?, ?)", (revision, current, deadline, by)
@@ -211,3 +206,8 @@ class Revisions:
             self._store.run(
                 "DELETE FROM texts WHERE hash NOT IN (SELECT hash FROM revision_documents)"
             )
+
+
+def _text(document: AnyDocument) -> str:
+    """JSON, which is YAML too: making it takes a fifth of the time."""
+    return json.dumps(plain_document(document), ensure_ascii=False)

@@ -62,6 +62,18 @@ def test_generations_rise_with_changes_only(revisions: Revisions) -> None:
     assert [revisions.generations(n)[key] for n in (first, second, third)] == [1, 1, 2]
 
 
+def test_a_document_that_is_only_written_differently_keeps_its_text(store: Store) -> None:
+    selector = "selector: {matchLabels: {%s}}, rules: [{}]"
+    before = model(policy("{" + selector % "a: b, c: d" + "}", "one"))
+    same = policy("{action: ALLOW, " + selector % "c: d, a: b" + "}", "one")
+    first = done(Revisions(store), before, Model())
+    after = model(same, own("Service", "s", "{ports: [{port: 1}]}"))
+    again = Revisions(store)
+    second = done(again, after, again.model(first))
+    assert again.model(second) == after
+    assert again.generations(second)["AuthorizationPolicy", "default", "one"] == 1
+
+
 def test_one_change_waits_at_a_time(revisions: Revisions) -> None:
     first = done(revisions, ONE, Model())
     waiting = done(revisions, CHANGED, ONE, deadline=50)
