@@ -181,3 +181,24 @@ def test_a_keyed_hosts_leg_is_encrypted_and_an_agentless_ones_is_shown_plain(mes
         shown = (flow.down_layer, flow.up_layer)
         assert tuple("plain" if s in ("plain", "splice") else "tls" for s in shown) == layers
         assert bool(flow.cipher) == ("tls" in layers)
+
+
+def test_sessions_are_resumed_for_the_source_that_made_them(mesh: Mesh) -> None:
+    """To one destination, by the same workers: a newcomer never goes on with another's."""
+    since, address = time.time(), "198.18.0.76"
+
+    def resumed(source: str) -> list[bool]:
+        flows = mesh.flows(mesh.a, since, source=source, service="ledger.default")
+        return [flow.resumed for flow in reversed(flows) if flow.state == "closed"]
+
+    def again() -> bool:
+        assert mesh.ask("a1", "ledger", 8080).startswith("ledger")
+        return any(resumed("spiffe://a.example/ns/default/sa/web"))
+
+    until("a session being resumed", again)
+    with mesh.guest(address, "newcomer"):
+        assert mesh.ask("a2", "ledger", 8080, source=address).startswith("ledger")
+        own = "spiffe://a.example/ns/default/sa/newcomer"
+        assert until("the newcomer's stream", lambda: resumed(own)) == [False]
+        far = mesh.flow(mesh.b, since, source=own, state="closed")
+        assert not far.resumed
