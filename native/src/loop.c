@@ -151,8 +151,15 @@ int loop_turn(struct loop *loop, int wait_ms_max)
     if (now.first != NULL)
         now.first->prev = &now.first;
 
+    loop->ready_at = 0;
     loop->ready_count = n;
-    for (loop->ready_at = 0; loop->ready_at < n;) {
+    /* What waited goes first: it may wait for a share of something, and fresh events that come in
+     * every turn would take it all. */
+    for (struct loop_source *source; (source = now.first) != NULL;) {
+        unqueue(loop, source);
+        source->fn(source, 0);
+    }
+    while (loop->ready_at < n) {
         struct epoll_event *event = &loop->ready[loop->ready_at++];
         struct loop_source *source = event->data.ptr;
         if (source != NULL)
@@ -160,9 +167,5 @@ int loop_turn(struct loop *loop, int wait_ms_max)
     }
     loop->ready_at = loop->ready_count = 0;
     timers_run(loop->timers, clock_ms());
-    for (struct loop_source *source; (source = now.first) != NULL;) {
-        unqueue(loop, source);
-        source->fn(source, 0);
-    }
     return n;
 }

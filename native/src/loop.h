@@ -29,7 +29,7 @@ void loop_remove(struct loop *loop, struct loop_source *source);
 void loop_requeue(struct loop *loop, struct loop_source *source); /* fn(source, 0) next turn */
 struct timers *loop_timers(struct loop *loop);
 /* One turn: wait until readiness, a timer or work (wait_ms_max bounds it; negative = no bound),
- * then run all of it: readiness, timers, work. Returns how many were ready, or -errno. */
+ * then run all of it: work, readiness, timers. Returns how many were ready, or -errno. */
 DP_MUST_CHECK int loop_turn(struct loop *loop, int wait_ms_max);
 
 #endif

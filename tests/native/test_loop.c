@@ -125,6 +125,58 @@ static void work_runs_next_turn_in_order(void)
     loop_free(loop);
 }
 
+static unsigned shares; /* of this turn */
+
+static void take_share(struct loop_source *source, unsigned events)
+{
+    struct probe *probe = (struct probe *)source;
+    (void)events;
+    if (shares == 0) {
+        loop_requeue(probe->loop, source);
+        return;
+    }
+    shares--;
+    probe->calls++;
+}
+
+static void what_waits_for_a_share_comes_before_fresh_events(void)
+{
+    struct loop *loop;
+    struct probe waiting, fresh;
+    REQUIRE_INT(loop_new(&loop), 0);
+    waiting = make_probe(loop, -1);
+    fresh = make_probe(loop, eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC));
+    waiting.source.fn = fresh.source.fn = take_share;
+    REQUIRE_INT(loop_add(loop, &fresh.source, true), 0); /* ready in every turn */
+    loop_requeue(loop, &waiting.source);
+    shares = 1;
+    CHECK_INT(loop_turn(loop, 0), 1);
+    CHECK_INT(waiting.calls, 1);
+    CHECK_INT(fresh.calls, 0);
+    shares = 1;
+    CHECK_INT(loop_turn(loop, 0), 1);
+    CHECK_INT(fresh.calls, 1);
+    loop_remove(loop, &fresh.source);
+    close(fresh.source.fd);
+    loop_free(loop);
+}
+
+static void removed_by_work_it_is_not_called(void)
+{
+    struct loop *loop;
+    REQUIRE_INT(loop_new(&loop), 0);
+    struct probe worker = make_probe(loop, -1);
+    struct probe ready = make_probe(loop, eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC));
+    REQUIRE_INT(loop_add(loop, &ready.source, true), 0);
+    worker.victim = &ready;
+    loop_requeue(loop, &worker.source);
+    CHECK_INT(loop_turn(loop, 0), 1);
+    CHECK_INT(worker.calls, 1);
+    CHECK_INT(ready.calls, 0);
+    close(ready.source.fd);
+    loop_free(loop);
+}
+
 static unsigned fired;
 
 static void fire(struct timer *timer)
@@ -176,4 +228,6 @@ static void an_error_of_the_kernel_comes_out(void)
 
 TEST_MAIN(TEST(edges_of_a_socket), TEST(a_level_source_is_told_until_it_is_read),
           TEST(a_source_removed_in_its_turn_is_not_called), TEST(work_runs_next_turn_in_order),
-          TEST(a_timer_ends_the_wait), TEST(an_error_of_the_kernel_comes_out))
+          TEST(what_waits_for_a_share_comes_before_fresh_events),
+          TEST(removed_by_work_it_is_not_called), TEST(a_timer_ends_the_wait),
+          TEST(an_error_of_the_kernel_comes_out))
