@@ -27,7 +27,17 @@ COLUMNS = {
     "p99_us": ("p99 µs", 0),
     "p999_us": ("p99.9 µs", 0),
     "kib_each": ("KiB each", 2),
-    "ms": ("ms", 2),
+    "p99_growth": ("p99 beside / alone", 2),
+    "alone_p99_us": ("p99 alone µs", 0),
+    "beside_p99_us": ("p99 beside µs", 0),
+    "ms": ("ms", 1),
+    "load_ms": ("load", 1),
+    "compile_ms": ("compile", 1),
+    "publish_ms": ("publish", 1),
+    "applied_ms": ("applied", 1),
+    "count": ("exchanges", 0),
+    "refused": ("refused", 0),
+    "reset": ("reset", 0),
     "failed": ("failed", 0),
 }
 PLOTTED = ("cpu_s_gib", "cpu_us", "kib_each", "p99_us")

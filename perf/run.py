@@ -25,13 +25,30 @@ from perf import compare, machine
 from perf.bench import Bench, Options, Result
 from perf.peers.contestant import Profile
 from perf.process import BenchError
-from perf.scenarios import l4_mtls, l4_plain
+from perf.scenarios import (
+    apply,
+    beside,
+    handshakes,
+    idle,
+    l4_mtls,
+    l4_plain,
+    policies,
+    publishes,
+    restarts,
+)
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"
 SCENARIOS: dict[str, Callable[[Bench], AsyncIterator[Result]]] = {
     "l4-plain": l4_plain.run,
     "l4-mtls": l4_mtls.run,
+    "handshakes": handshakes.run,
+    "idle": idle.run,
+    "beside": beside.run,
+    "policies": policies.run,
+    "publishes": publishes.run,
+    "apply": apply.run,
+    "restarts": restarts.run,
 }
 
 
@@ -62,7 +79,8 @@ def run_facts(options: argparse.Namespace) -> dict[str, Any]:
     """The same in every line of this run."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _first_line("git", "-C", str(HERE), "describe", "--always", "--dirty"),
+        "commit": _first_line("git", "-C", str(HERE), "describe", "--always", "--dirty")
+        or "unknown",
         "scenario": options.scenario,
         "records": options.records,
         "seconds": options.seconds,
@@ -82,7 +100,7 @@ def _first_line(*command: str) -> str:
         )
     except OSError:
         return ""
-    return done.stdout.strip().split("\n")[0]
+    return done.stdout.strip().split("\n")[0] if done.returncode == 0 else ""
 
 
 async def run(options: argparse.Namespace, scratch: Path) -> int:

@@ -128,11 +128,6 @@ class Box:
         await self._kept.replace()
 
     @property
-    def draining(self) -> int:
-        """Processes that still finish what they accepted."""
-        return sum(each["state"] == "draining" for each in self._kept.processes())
-
-    @property
     def crashes(self) -> int:
         return self._kept.counts.restarts + self._kept.counts.failed_starts
 

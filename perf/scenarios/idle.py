@@ -1,0 +1,46 @@
+"""Memory of an idle stream through an mTLS pair: anonymous memory of both processes, both legs.
+
+A peer keeps memory that it has once had, so each round starts it anew. Peers get 16 KiB buffers,
+what they come with: larger ones would count against them here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+
+from perf import load_generator as load
+from perf.bench import ORIGIN, Bench, Result
+from perf.peers.contestant import Contestant, Profile, Wiring
+from perf.process import private_bytes
+from perf.scenarios.l4_mtls import PEERS
+
+STREAMS = 4_000
+WARM = 200  # before: what is allocated once
+BUFFER_BYTES = 16_384
+KIB = 1024
+
+
+async def _each(contestant: Contestant) -> dict[str, float]:
+    async with load.held(contestant, ORIGIN, WARM):
+        before = private_bytes(contestant.pids())
+    async with load.held(contestant, ORIGIN, STREAMS):
+        after = private_bytes(contestant.pids())
+    return {
+        "kib_each": (after - before) / (STREAMS - WARM) / KIB,
+        "before_mib": before / KIB / KIB,
+    }
+
+
+async def run(bench: Bench) -> AsyncIterator[Result]:
+    rounds: dict[str, list[dict[str, float]]] = {}
+    draw = random.Random(bench.options.seed)
+    for number in range(bench.options.rounds):
+        names = [name for name in PEERS if bench.wanted(name)]
+        draw.shuffle(names)
+        for name in names:
+            task = bench.task(Wiring.PAIR, Profile.MESH, buffer_bytes=BUFFER_BYTES)
+            async with PEERS[name](task) as contestant:
+                rounds.setdefault(name, []).append(await _each(contestant))
+        bench.say(f"  round {number + 1} of {bench.options.rounds}")
+    yield Result("idle", Profile.MESH, rounds, notes={"streams": STREAMS})
