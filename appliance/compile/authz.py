@@ -4,6 +4,11 @@ Everything is TCP here, so HTTP fields follow what Istio says of TCP: an ALLOW r
 never matches; a DENY rule is taken without it, and so denies more. `verify` says so.
 https://istio.io/latest/docs/reference/config/security/authorization-policy/
 Ports are the service's. Trust domains: `cluster.local`, the site's and its aliases are one.
+
+Namespaces and service accounts are the site's own, unless the entry has `principals` or
+`trustDomains`, or the rule asks for `source.principal`. Istio takes them from any trust domain;
+but each peer names its own, and could let itself in as `prod`. What narrows an ALLOW rule would let
+more pass a DENY rule: that denies the named ones of every site, and spares ours alone.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ AuthorizationPolicy = Document[istio.AuthorizationPolicy]
 
 HTTP_FIELDS = ("hosts", "not_hosts", "methods", "not_methods", "paths", "not_paths",
                "request_principals", "not_request_principals")  # fmt: skip
+NAMES = (Field.NAMESPACE, Field.SERVICE_ACCOUNT)  # what a site gives out as it likes
 
 
 def selector(doc: AuthorizationPolicy) -> dict[str, str]:
@@ -78,6 +84,15 @@ def policy(doc: AuthorizationPolicy, domains: Sequence[str]) -> Policy:
     return Policy(str(doc), action, tuple(rule for rule in compiled if rule is not None))
 
 
+def names_sites(rule: istio.Rule, source: istio.Source | None = None) -> bool:
+    """Does the rule, or this entry of it, say itself whose names it means? Without an entry: do
+    all of them?"""
+    if any(FIELDS.get(when.key) is Field.PRINCIPAL and when.values for when in rule.when or ()):
+        return True
+    sources = [source] if source else [entry.source for entry in rule.sources or ()]
+    return bool(sources) and all(each.principals or each.trust_domains for each in sources)
+
+
 class _HttpOnly(Exception):
     """A field that TCP does not have, in a rule that allows."""
 
@@ -90,13 +105,12 @@ class _Compiler:
 
     def rule(self, rule: istio.Rule) -> tuple[Match, ...] | None:
         """None = never matches."""
-        sources = [entry.source for entry in rule.sources or ()]
         operations = [entry.operation for entry in rule.to or ()]
         try:
             return (
-                *self._part(Part.FROM, [self._source(source) for source in sources]),
+                *self._part(Part.FROM, self._sources(rule)),
                 *self._part(Part.TO, [self._operation(operation) for operation in operations]),
-                *self._when(rule.when or ()),
+                *self._when(rule),
             )
         except _HttpOnly:
             return None
@@ -107,6 +121,44 @@ class _Compiler:
             for number, matches in enumerate(entries):
                 for match in matches:
                     yield _placed(match, part, number)
+
+    def _sources(self, rule: istio.Rule) -> list[list[Match]]:
+        entries = [
+            (names_sites(rule, entry.source), self._source(entry.source))
+            for entry in rule.sources or ()
+        ]
+        # Conditions that spare names belong to each entry, so that it can have an alternative.
+        spared = [match for each in rule.when or () for match in self._spared(each)]
+        if spared and not entries:
+            entries = [(names_sites(rule), [])]
+        return [
+            alternative
+            for named, matches in entries
+            for alternative in self._alternatives(named, [*matches, *spared])
+        ]
+
+    def _spared(self, condition: istio.Condition) -> Iterator[Match]:
+        """Of a condition in a DENY rule: the names that are not denied."""
+        field = FIELDS.get(condition.key)
+        if field in NAMES and self.action is Action.DENY:
+            yield from self._texts(field, None, condition.not_values)
+
+    def _alternatives(self, named: bool, matches: list[Match]) -> Iterator[list[Match]]:
+        """The entry, for names of our own site's; any of these."""
+        if named:
+            yield matches
+        elif self.action is Action.ALLOW:
+            yield [*matches, *self._own(matches)]
+        else:
+            yield matches
+            rest = [match for match in matches if not (match.field in NAMES and match.negated)]
+            if len(rest) < len(matches):
+                yield [*rest, *self._texts(Field.TRUST_DOMAIN, None, self.domains[:1])]
+
+    def _own(self, matches: Iterable[Match]) -> Iterator[Match]:
+        """Our own site, if names are asked for."""
+        if any(match.field in NAMES and not match.negated for match in matches):
+            yield from self._texts(Field.TRUST_DOMAIN, self.domains[:1], None)
 
     def _source(self, source: istio.Source) -> list[Match]:
         self._refuse_http(source)
@@ -129,16 +181,22 @@ class _Compiler:
             for port in ports or ()
         ]
 
-    def _when(self, conditions: Sequence[istio.Condition]) -> Iterator[Match]:
+    def _when(self, rule: istio.Rule) -> Iterator[Match]:
         entry = 0
-        for condition in conditions:
+        for condition in rule.when or ():
             field = FIELDS.get(condition.key)
             if field is None:  # HTTP's; no other loads
                 self._refuse_if_allow()
                 continue
-            for match in self._texts(field, condition.values, condition.not_values):
+            spared = tuple(self._spared(condition))  # they stand in the entries
+            matches = [
+                *self._texts(field, condition.values, None if spared else condition.not_values)
+            ]
+            if self.action is Action.ALLOW and not names_sites(rule):
+                matches += self._own(matches)
+            for match in matches:
                 yield _placed(match, Part.WHEN, entry)
-            entry += 1
+            entry += bool(matches)
 
     def _texts(
         self, field: Field, values: Iterable[str] | None, not_values: Iterable[str] | None

@@ -47,13 +47,16 @@ def some(items: st.SearchStrategy[Any], most: int = 2) -> st.SearchStrategy[list
     return st.lists(items, min_size=1, max_size=most)
 
 
+ACCOUNTS = st.sampled_from(["web", "prod/a", "default/db"])
+TRUST_DOMAINS = st.sampled_from(["cluster.local", "b.example", "*"])
 SELECTORS = st.fixed_dictionaries({"matchLabels": LABELS})
 SOURCES = optional(
     principals=some(PRINCIPALS), notPrincipals=some(PRINCIPALS), ipBlocks=some(BLOCKS),
     notIpBlocks=some(BLOCKS), remoteIpBlocks=some(BLOCKS), requestPrincipals=some(NAMES),
     namespaces=some(st.sampled_from(["default", "prod", "d*", "*t", "*"])),
-    notNamespaces=some(NAMESPACES), serviceAccounts=some(st.sampled_from(["web", "prod/a"])),
-    trustDomains=some(st.sampled_from(["cluster.local", "b.example", "*"])),
+    notNamespaces=some(NAMESPACES), serviceAccounts=some(ACCOUNTS),
+    notServiceAccounts=some(ACCOUNTS), trustDomains=some(TRUST_DOMAINS),
+    notTrustDomains=some(TRUST_DOMAINS),
 ).filter(bool)  # fmt: skip
 OPERATIONS = optional(
     ports=some(PORTS.map(str)), notPorts=some(PORTS.map(str)), methods=some(st.just("GET")),
@@ -67,6 +70,7 @@ CONDITIONS = st.one_of(
             ("source.ip", BLOCKS),
             ("source.principal", PRINCIPALS),
             ("source.namespace", NAMESPACES),
+            ("source.serviceAccount", ACCOUNTS),
             ("destination.port", PORTS.map(str)),
             ("sluice.grade", st.sampled_from(["l3", "l2", "port", "key"])),
             ("request.headers[x]", NAMES),

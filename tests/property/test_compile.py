@@ -215,30 +215,60 @@ def _oracle(spec: istio.AuthorizationPolicy, asked: Connection) -> bool:
 
 
 def _rule(rule: istio.Rule, asked: Connection, action: Action) -> bool:
-    sources = [_source(entry.source, asked) for entry in rule.sources or ()]
+    asks = any(when.key == "source.principal" and when.values for when in rule.when or ())
+    entries = [entry.source for entry in rule.sources or ()] or [istio.Source.model_construct()]
+    named = [bool(asks or entry.principals or entry.trust_domains) for entry in entries]
+    sources = [
+        [
+            *_source(entry, asked, _Ours(asked, action, each)),
+            *(
+                _condition(condition, asked, _Ours(asked, action, ours))
+                for ours in [each if action is Action.DENY else all(named)]
+                for condition in rule.when or ()
+            ),
+        ]
+        for entry, each in zip(entries, named, strict=True)
+    ]
     operations = [_operation(entry.operation, asked) for entry in rule.to or ()]
-    conditions = [_condition(condition, asked) for condition in rule.when or ()]
-    verdicts = [verdict for entry in (*sources, *operations, conditions) for verdict in entry]
+    verdicts = [verdict for entry in (*sources, *operations) for verdict in entry]
     if action is Action.ALLOW and None in verdicts:
         return False
-    return (
-        (not sources or any(all(v is not False for v in entry) for entry in sources))
-        and (not operations or any(all(v is not False for v in entry) for entry in operations))
-        and all(verdict is not False for verdict in conditions)
+    return any(all(v is not False for v in entry) for entry in sources) and (
+        not operations or any(all(v is not False for v in entry) for entry in operations)
     )
 
 
-def _source(source: istio.Source, asked: Connection) -> list[bool | None]:
+class _Ours:
+    """Names without a trust domain: ours allow; only ours are spared a DENY. Named: anyone's."""
+
+    def __init__(self, asked: Connection, action: Action, named: bool) -> None:
+        ours = named or asked.account[0] in DOMAINS
+        self._allows = ours or action is Action.DENY
+        self._spares = ours or action is Action.ALLOW
+
+    def positive(self, patterns: Any, text: str) -> bool:
+        return not patterns or (_texts(patterns, text) and self._allows)
+
+    def negative(self, patterns: Any, text: str) -> bool:
+        return not (_texts(patterns, text, False) and self._spares)
+
+
+def _accounts(texts: tuple[str, ...] | None) -> list[str]:
+    return [text if "/" in text else f"default/{text}" for text in texts or ()]
+
+
+def _source(source: istio.Source, asked: Connection, ours: _Ours) -> list[bool | None]:
     trust_domain, namespace, name = asked.account
     account = f"{namespace}/{name}" if asked.principal else ""
-    accounts = [a if "/" in a else f"default/{a}" for a in source.service_accounts or ()]
     return [
         _texts(_own(source.principals), _own_of(asked.principal)),
         not _texts(_own(source.not_principals), _own_of(asked.principal), False),
-        _texts(source.namespaces, namespace),
-        not _texts(source.not_namespaces, namespace, False),
-        _texts(accounts, account),
+        ours.positive(source.namespaces, namespace),
+        ours.negative(source.not_namespaces, namespace),
+        ours.positive(_accounts(source.service_accounts), account),
+        ours.negative(_accounts(source.not_service_accounts), account),
         _texts(_own(source.trust_domains), _own_of(trust_domain)),
+        not _texts(_own(source.not_trust_domains), _own_of(trust_domain), False),
         _blocks(source.ip_blocks, asked),
         not _blocks(source.not_ip_blocks, asked, False),
         _blocks(source.remote_ip_blocks, asked),
@@ -254,9 +284,17 @@ def _operation(operation: istio.Operation, asked: Connection) -> list[bool | Non
     ]
 
 
-def _condition(condition: istio.Condition, asked: Connection) -> bool | None:
+def _condition(condition: istio.Condition, asked: Connection, ours: _Ours) -> bool | None:
     if is_http(condition.key):
         return None
+    _, namespace, name = asked.account
+    if condition.key == "source.namespace":
+        values, others = condition.values, condition.not_values
+        return ours.positive(values, namespace) and ours.negative(others, namespace)
+    if condition.key == "source.serviceAccount":
+        account = f"{namespace}/{name}" if asked.principal else ""
+        accounts, not_accounts = _accounts(condition.values), _accounts(condition.not_values)
+        return ours.positive(accounts, account) and ours.negative(not_accounts, account)
 
     def holds(texts: tuple[str, ...] | None, empty: bool) -> bool:
         if not texts:
@@ -267,8 +305,6 @@ def _condition(condition: istio.Condition, asked: Connection) -> bool | None:
             return str(asked.port) in texts
         if condition.key == "sluice.grade":
             return any(asked.grade >= GRADES[text] for text in texts)
-        if condition.key == "source.namespace":
-            return _texts(texts, asked.account[1])
         return _texts(_own(texts), _own_of(asked.principal))
 
     return holds(condition.values, True) and not holds(condition.not_values, False)

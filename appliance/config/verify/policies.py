@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from appliance.compile import authn, authz
 from appliance.compile.services import ServiceView
 from appliance.config import istio
-from appliance.config.condition import PORT_KEY, is_http
+from appliance.config.condition import FIELDS, PORT_KEY, is_http
 from appliance.config.field import Spec
 from appliance.config.model import ROOT_NAMESPACE, AnyDocument
 from appliance.config.notes import Level, Note
@@ -30,6 +30,8 @@ def _authorization(context: Context) -> Iterator[Note]:
             yield doc.note(Level.APPROXIMATED, ("spec",), text)
         for number, rule in enumerate(doc.spec.rules):
             yield from _rule(doc, rule, ("spec", "rules", number), held)
+            if context.registry.peers:
+                yield from _names(doc, rule, ("spec", "rules", number))
 
 
 def _authentication(context: Context) -> Iterator[Note]:
@@ -86,6 +88,28 @@ def _rule(
             for name, texts in both:
                 for number, text in enumerate(texts or ()):
                     yield from _port(doc, (*where, name, number), int(text), held)
+
+
+def _names(doc: authz.AuthorizationPolicy, rule: istio.Rule, path: Path) -> Iterator[Note]:
+    """Istio takes these names from any trust domain; here a peer's are named with its own."""
+    text = "of this site; for a peer's name its trust domain too, by trustDomains or principals"
+    if doc.spec.action == "DENY":  # all are denied, ours alone spared
+        fields, side = ("not_namespaces", "not_service_accounts"), "not_values"
+    else:
+        fields, side = ("namespaces", "service_accounts"), "values"
+    for at, entry in enumerate(rule.sources or ()):
+        if authz.names_sites(rule, entry.source):
+            continue
+        for name in fields:
+            if getattr(entry.source, name):
+                alias = istio.Source.model_fields[name].alias or name
+                where = (*path, "from", at, "source", alias)
+                yield doc.note(Level.APPROXIMATED, where, text)
+    if authz.names_sites(rule):
+        return
+    for at, condition in enumerate(rule.when or ()):
+        if FIELDS.get(condition.key) in authz.NAMES and getattr(condition, side):
+            yield doc.note(Level.APPROXIMATED, (*path, "when", at, "key"), text)
 
 
 def _port(doc: AnyDocument, path: Path, port: int, held: Sequence[ServiceView]) -> Iterator[Note]:

@@ -81,15 +81,15 @@ def test_all_fields_of_a_source() -> None:
 
 def test_entries_ports_and_conditions() -> None:
     (rule,) = rules(
-        "{rules: [{from: [{source: {namespaces: [a]}}, {source: {namespaces: [b]}}],"
+        "{rules: [{from: [{source: {trustDomains: [x]}}, {source: {trustDomains: [y]}}],"
         " to: [{operation: {ports: ['80'], notPorts: ['81']}}],"
         " when: [{key: sluice.grade, values: [l2]}, {key: destination.port, notValues: ['82']},"
         " {key: connection.sni, values: ['*.db.default.a.example']}, {key: source.ip,"
         " values: [198.18.0.0/15]}]}]}"
     )
     assert rule == (
-        Match(Part.FROM, 0, Field.NAMESPACE, text="a"),
-        Match(Part.FROM, 1, Field.NAMESPACE, text="b"),
+        Match(Part.FROM, 0, Field.TRUST_DOMAIN, text="x"),
+        Match(Part.FROM, 1, Field.TRUST_DOMAIN, text="y"),
         Match(Part.TO, 0, Field.PORT, port=80),
         Match(Part.TO, 0, Field.PORT, negated=True, port=81),
         Match(Part.WHEN, 0, Field.GRADE, number=Grade.L2),
@@ -97,6 +97,88 @@ def test_entries_ports_and_conditions() -> None:
         Match(Part.WHEN, 2, Field.SNI, MatchOp.SUFFIX, text=".db.default.a.example"),
         Match(Part.WHEN, 3, Field.IP, network=ip_network("198.18.0.0/15")),
     )
+
+
+def own(part: Part, entry: int = 0, negated: bool = False) -> tuple[Match, ...]:
+    return tuple(
+        Match(part, entry, Field.TRUST_DOMAIN, negated=negated, text=domain)
+        for domain in ("a.example", "old.example")
+    )
+
+
+PROD = Match(Part.FROM, 0, Field.NAMESPACE, text="prod")
+
+
+@pytest.mark.parametrize(
+    ("rule", "matches"),
+    [
+        ("from: [{source: {namespaces: [prod]}}]", (PROD, *own(Part.FROM))),
+        (
+            "from: [{source: {serviceAccounts: [web]}}]",
+            (Match(Part.FROM, 0, Field.SERVICE_ACCOUNT, text="default/web"), *own(Part.FROM)),
+        ),
+        (
+            "when: [{key: source.namespace, values: [prod]}]",
+            (Match(Part.WHEN, 0, Field.NAMESPACE, text="prod"), *own(Part.WHEN)),
+        ),
+        (
+            "from: [{source: {namespaces: [prod], trustDomains: [b.example]}}]",
+            (PROD, Match(Part.FROM, 0, Field.TRUST_DOMAIN, text="b.example")),
+        ),
+        (
+            "from: [{source: {namespaces: [prod], principals: ['*']}}]",
+            (Match(Part.FROM, 0, Field.PRINCIPAL, MatchOp.PRESENT), PROD),
+        ),
+        (
+            "from: [{source: {namespaces: [prod]}}], "
+            "when: [{key: source.principal, values: ['b.example/*']}]",
+            (PROD, Match(Part.WHEN, 0, Field.PRINCIPAL, MatchOp.PREFIX, text="b.example/")),
+        ),
+        (
+            "from: [{source: {notNamespaces: [prod]}}]",
+            (Match(Part.FROM, 0, Field.NAMESPACE, negated=True, text="prod"),),
+        ),
+    ],
+)
+def test_names_that_allow_are_of_our_own_site_unless_said(
+    rule: str, matches: tuple[Match, ...]
+) -> None:
+    """A peer names its namespaces as it likes."""
+    assert rules(f"{{rules: [{{{rule}}}]}}") == (matches,)
+
+
+@pytest.mark.parametrize(
+    ("rule", "matches"),
+    [
+        ("from: [{source: {namespaces: [prod]}}]", (PROD,)),  # of every site
+        (
+            "from: [{source: {notNamespaces: [prod], ipBlocks: [198.18.0.0/24]}}]",
+            (
+                Match(Part.FROM, 0, Field.NAMESPACE, negated=True, text="prod"),
+                Match(Part.FROM, 0, Field.IP, network=ip_network("198.18.0.0/24")),
+                Match(Part.FROM, 1, Field.IP, network=ip_network("198.18.0.0/24")),
+                *own(Part.FROM, 1, negated=True),
+            ),
+        ),
+        (
+            "when: [{key: source.namespace, notValues: [prod]}, {key: sluice.grade, values: [l2]}]",
+            (
+                Match(Part.FROM, 0, Field.NAMESPACE, negated=True, text="prod"),
+                *own(Part.FROM, 1, negated=True),
+                Match(Part.WHEN, 0, Field.GRADE, number=Grade.L2),
+            ),
+        ),
+        (
+            "from: [{source: {notNamespaces: [prod], trustDomains: [b.example]}}]",
+            (
+                Match(Part.FROM, 0, Field.NAMESPACE, negated=True, text="prod"),
+                Match(Part.FROM, 0, Field.TRUST_DOMAIN, text="b.example"),
+            ),
+        ),
+    ],
+)
+def test_only_our_own_sites_names_are_spared_a_deny(rule: str, matches: tuple[Match, ...]) -> None:
+    assert rules(f"{{action: DENY, rules: [{{{rule}}}]}}") == (matches,)
 
 
 HTTP = [

@@ -208,6 +208,31 @@ def test_approximated(name: str) -> None:
     assert not any(line.startswith("refused") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("spec", "where"),
+    [
+        (
+            "{rules: [{from: [{source: {namespaces: [a], serviceAccounts: [x]}}]}]}",
+            ["from[0].source.namespaces", "from[0].source.serviceAccounts"],
+        ),
+        ("{rules: [{when: [{key: source.namespace, values: [a]}]}]}", ["when[0].key"]),
+        ("{rules: [{from: [{source: {namespaces: [a], trustDomains: ['*']}}]}]}", []),
+        ("{rules: [{from: [{source: {notNamespaces: [a]}}]}]}", []),
+        ("{action: DENY, rules: [{from: [{source: {namespaces: [a]}}]}]}", []),
+        (
+            "{action: DENY, rules: [{from: [{source: {notNamespaces: [a]}}],"
+            " when: [{key: source.serviceAccount, notValues: [b]}]}]}",
+            ["from[0].source.notNamespaces", "when[0].key"],
+        ),
+    ],
+)
+def test_whose_names_are_meant_is_said_once_there_are_peers(spec: str, where: list[str]) -> None:
+    text = "of this site; for a peer's name its trust domain too, by trustDomains or principals"
+    expected = [f"approximated: 0.yaml:4: spec.rules[0].{each}: {text}" for each in where]
+    assert told(policy(spec)) == expected
+    assert told(policy(spec), registry=replace(REGISTRY, peers=())) == []
+
+
 def test_a_workloads_ports_are_named_by_its_services() -> None:
     service = entry(f"hosts: [y], {STATIC}, location: MESH_INTERNAL, "
                     "workloadSelector: {labels: {app: y}}")  # fmt: skip
