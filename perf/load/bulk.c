@@ -10,17 +10,19 @@
 #include <unistd.h>
 
 static char data[SCRATCH_BYTES];
+static size_t at_once;
 
 static void ready(struct watch *watch, uint32_t events)
 {
     (void)events;
-    ssize_t n = send(watch->fd, data, sizeof(data), MSG_NOSIGNAL);
+    ssize_t n = send(watch->fd, data, at_once, MSG_NOSIGNAL);
     if (n < 0 && errno != EAGAIN)
         die("a bulk stream broke: %s", strerror(errno));
 }
 
-void bulk_start(const struct sockaddr_in *target, uint32_t connections)
+void bulk_start(const struct sockaddr_in *target, uint32_t connections, size_t bytes)
 {
+    at_once = bytes;
     memset(data, BULK_BYTE, sizeof(data));
     for (uint32_t i = 0; i < connections; i++) {
         struct watch *watch = calloc(1, sizeof(*watch));
@@ -41,7 +43,7 @@ static void run_until(uint64_t end_ns)
 int bulk_run(const struct options *options)
 {
     struct window window;
-    bulk_start(&options->target, options->connections);
+    bulk_start(&options->target, options->connections, sizeof(data));
     run_until(now_ns() + (uint64_t)(options->warmup * 1e9));
     uint64_t before = origin_bulk_bytes;
     if (before == 0)

@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+enum { BESIDE_BYTES = 64 * 1024 }; /* small: a send of bulk delays our own clocks */
 enum state { ABSENT, CONNECTING, WAITING, IDLE, FAILED };
 enum failure { REFUSED, RESET, ENDED, TIMEOUT, OTHER, FAILURES };
 static const char *const failure_names[] = {"refused", "reset", "ended", "timeout", "other"};
@@ -31,7 +32,7 @@ static const struct options *options;
 static bool fresh, paced, quiet; /* quiet: nothing new is begun */
 static struct client *clients;
 static struct histogram *latency;
-static uint64_t start_ns, arrivals, begun, ended, failures[FAILURES];
+static uint64_t start_ns, arrivals, begun, ended, total, failures[FAILURES];
 static uint32_t busy, failed, established;
 static char request[SCRATCH_BYTES], scratch[SCRATCH_BYTES];
 
@@ -79,7 +80,7 @@ static void send_request(struct client *client)
 
 static void begin(struct client *client, uint64_t due_ns)
 {
-    if (quiet || (options->total != 0 && begun >= options->total)) {
+    if (quiet || begun >= total) {
         client->state = client->watch.fd >= 0 ? IDLE : ABSENT;
         return;
     }
@@ -107,9 +108,9 @@ static void next(struct client *client)
 {
     uint64_t due_ns = 0;
     if (paced) {
-        uint64_t index = (uint64_t)(client - clients);
-        due_ns = due(index + client->turn * options->connections);
-        if (due_ns > now_ns()) {
+        uint64_t arrival = (uint64_t)(client - clients) + client->turn * options->connections;
+        due_ns = due(arrival);
+        if (arrival >= total || due_ns > now_ns()) {
             client->state = client->watch.fd >= 0 ? IDLE : ABSENT;
             return;
         }
@@ -182,7 +183,7 @@ static void retry(void)
 static void turn(void)
 {
     uint64_t now = now_ns();
-    for (; paced && due(arrivals) <= now; arrivals++) {
+    for (; paced && arrivals < total && due(arrivals) <= now; arrivals++) {
         struct client *client = &clients[arrivals % options->connections];
         if (client->state == IDLE || client->state == ABSENT)
             next(client);
@@ -197,7 +198,7 @@ static void turn(void)
 static void run_for(double seconds)
 {
     uint64_t end_ns = now_ns() + (uint64_t)(seconds * 1e9);
-    while (now_ns() < end_ns && (options->total == 0 || ended < options->total))
+    while (now_ns() < end_ns && ended < total)
         turn();
 }
 
@@ -215,6 +216,16 @@ static void connect_all(void)
                 established, options->connections, options->patience, failures[REFUSED],
                 failures[RESET], failures[ENDED]);
     }
+}
+
+/* By the clock: what is due within the time is begun, however late, and its end awaited. */
+static void run_by_clock(void)
+{
+    double limit = options->seconds * options->rate;
+    total = options->total != 0 && (double)options->total < limit ? options->total
+                                                                  : (uint64_t)limit;
+    run_for((double)total / options->rate + options->patience);
+    failures[TIMEOUT] += total - ended; /* none is left out */
 }
 
 /* What was begun ends, or runs into its time limit. */
@@ -249,9 +260,10 @@ int exchange_run(const struct options *given, bool fresh_connections)
     for (uint32_t i = 0; i < options->connections; i++)
         clients[i].watch.fd = -1;
     latency = histogram_new();
+    total = UINT64_MAX;
 
     if (options->bulk > 0)
-        bulk_start(&options->bulk_target, options->bulk);
+        bulk_start(&options->bulk_target, options->bulk, BESIDE_BYTES);
     if (!fresh)
         connect_all();
     else if (options->warmup > 0)
@@ -269,12 +281,15 @@ int exchange_run(const struct options *given, bool fresh_connections)
     window_open(&window, options);
     start_ns = window.begin_ns;
     paced = options->rate > 0;
+    if (options->total != 0)
+        total = options->total;
     for (uint32_t i = 0; fresh && !paced && i < options->connections; i++)
         if (clients[i].state == ABSENT)
             next(&clients[i]);
-    run_for(options->seconds);
-    if (paced) /* what was due has to be answered, and waits count */
-        settle();
+    if (paced)
+        run_by_clock();
+    else
+        run_for(options->seconds);
     window_close(&window);
     print(&window);
     return 0;

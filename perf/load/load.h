@@ -62,7 +62,7 @@ extern uint64_t origin_bulk_bytes; /* taken in so far */
 void origin_start(const struct options *options);
 
 /* bulk.c */
-void bulk_start(const struct sockaddr_in *target, uint32_t connections);
+void bulk_start(const struct sockaddr_in *target, uint32_t connections, size_t bytes); /* a send */
 int bulk_run(const struct options *options);
 
 /* exchange.c: requests over kept connections, or a connection each */

@@ -50,7 +50,7 @@ async def _one(bench: Bench, wiring: Wiring) -> Result:
                 total=CONNECTIONS,
                 seconds=SECONDS_MAX,
                 warmup=0,
-                patience=30,
+                patience=60,
             )
             if not each.startswith("--cpu-of")  # the processes come and go
         ]

@@ -1,0 +1,50 @@
+"""The table and the plot, from lines as run.py writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from perf import compare
+from perf.bench import Result
+
+
+def line(commit: str, ours: float, load: str = "bulk") -> dict[str, Any]:
+    rounds = {
+        "sluice": [{"gbit_s": 20.0, "cpu_s_gib": ours}] * 3,
+        "haproxy <2.6>": [{"gbit_s": 10.0, "cpu_s_gib": 1.0}] * 3,
+    }
+    facts = {"time": "2026-11-23T02:00:00+00:00", "commit": commit, "scenario": "l4-plain"}
+    return {**facts, "records": "", **Result(load, "bare", rounds).as_json()}
+
+
+def test_newest_is_the_last_of_each_load() -> None:
+    lines = [line("one", 0.5), line("one", 0.4, "other"), line("two", 0.3)]
+    assert [(each["load"], each["commit"]) for each in compare.newest(lines)] == [
+        ("bulk", "two"),
+        ("other", "one"),
+    ]
+
+
+def test_table_shows_figures_and_our_ratio() -> None:
+    text = compare.table([line("one", 0.25)])
+    assert "| sluice | 20.00 | 0.250 |" in text
+    assert "| haproxy <2.6> | 10.00 (×2.00, 2.00–2.00) | 1.000 (×0.25, 0.25–0.25) |" in text
+
+
+def test_plot_is_whole_svg_with_a_line_for_each_peer() -> None:
+    root = ElementTree.fromstring(compare.plot([line("one", 0.5), line("two", 0.25)]))
+    (drawn,) = root.iter("{http://www.w3.org/2000/svg}polyline")
+    (x1, y1), (x2, y2) = (point.split(",") for point in drawn.attrib["points"].split())
+    assert float(x1) < float(x2)
+    assert float(y1) < float(y2)  # a smaller ratio is lower
+    assert "haproxy <2.6>" in {each.text for each in root.iter() if each.text}
+
+
+def test_results_are_read_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    assert compare.load(path) == []
+    path.write_text("".join(json.dumps(line(name, 1.0)) + "\n" for name in "ab"))
+    assert [each["commit"] for each in compare.load(path)] == ["a", "b"]
