@@ -22,7 +22,7 @@ from appliance.api import tls
 from appliance.api._gen import peering_pb2 as pb
 from appliance.api._gen import peering_pb2_grpc
 from appliance.api.auth import Revoked, remote_appliance
-from appliance.api.conversation import Book, Conversation, Facts
+from appliance.api.conversation import SILENCE_MAX_S, Book, Conversation, Facts
 from appliance.errors import ApplianceError, Denied
 from appliance.registry.model import Peer
 from appliance.tasks import Tasks
@@ -186,9 +186,18 @@ class Peering(peering_pb2_grpc.PeeringServicer):
             try:
                 async with contextlib.aclosing(self._words(peer, aiter(call))) as words:
                     async for word in words:
-                        await call.write(word)
+                        # A call that is cancelled before it has a connection never ends a write.
+                        async with asyncio.timeout(SILENCE_MAX_S):
+                            await call.write(word)
             except grpc.aio.AioRpcError as error:
                 self._lost(peer.name, error.details() or error.code().name)
+            except TimeoutError:
+                self._lost(peer.name, f"no connection to {where} within {SILENCE_MAX_S:.0f} s")
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Not ours: gRPC's word for a call that the reader has given up.
             except asyncio.InvalidStateError:  # ended meanwhile; the reader says why
                 pass
             finally:
