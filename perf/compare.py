@@ -27,6 +27,7 @@ COLUMNS = {
     "p99_us": ("p99 µs", 0),
     "p999_us": ("p99.9 µs", 0),
     "kib_each": ("KiB each", 2),
+    "kib_hop": ("KiB a hop", 2),
     "p99_growth": ("p99 beside / alone", 2),
     "alone_p99_us": ("p99 alone µs", 0),
     "beside_p99_us": ("p99 beside µs", 0),

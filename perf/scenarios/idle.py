@@ -1,4 +1,5 @@
-"""Memory of an idle stream through an mTLS pair: anonymous memory of both processes, both legs.
+"""Memory of an idle stream through an mTLS pair: anonymous memory of both processes, and of one
+hop on average, which has a plain leg and one with TLS.
 
 A peer keeps memory that it has once had, so each round starts it anew. Peers get 16 KiB buffers,
 what they come with: larger ones would count against them here.
@@ -26,8 +27,10 @@ async def _each(contestant: Contestant) -> dict[str, float]:
         before = private_bytes(contestant.pids())
     async with load.held(contestant, ORIGIN, STREAMS):
         after = private_bytes(contestant.pids())
+    each = (after - before) / (STREAMS - WARM) / KIB
     return {
-        "kib_each": (after - before) / (STREAMS - WARM) / KIB,
+        "kib_each": each,
+        "kib_hop": each / 2,
         "before_mib": before / KIB / KIB,
     }
 
