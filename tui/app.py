@@ -73,7 +73,9 @@ class SluiceApp(App[None]):
     @on(FeedLost)
     def _on_lost(self, message: FeedLost) -> None:
         self.sub_title = "no answer"
-        self.notify(message.reason, title="The daemon does not answer", severity="error")
+        self.notify(
+            message.reason, title="The daemon does not answer", severity="error", markup=False
+        )
 
     def action_show(self, name: str) -> None:
         """Goes to a screen by its name in SCREENS."""

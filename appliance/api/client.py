@@ -22,7 +22,7 @@ from appliance.api._gen import admin_pb2_grpc
 from appliance.ca.client import CaClient
 from appliance.compile.accounts import accounts
 from appliance.config.load import Source, load
-from appliance.errors import BY_CODE, ApplianceError, Denied, Unavailable
+from appliance.errors import BY_CODE, ApplianceError, Denied, InvalidInput, Unavailable
 from appliance.identity import parse, workload_id
 from appliance.paths import Paths
 from dataplane.snapshot import Grade
@@ -39,6 +39,11 @@ def _raise(error: grpc.aio.AioRpcError, where: str) -> ApplianceError:
     answered = any(key == "sluice-answered" for key, _ in metadata)
     if error.code() is grpc.StatusCode.UNAVAILABLE and not answered:
         return Unavailable(f"the daemon does not answer at {where}: is `sluice up` running?")
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not answered:
+        return Unavailable(
+            f"the daemon did not answer within {CALL_TIMEOUT_S:.0f} s: see `sluice status` whether "
+            "it was done"
+        )
     kind = BY_CODE.get(error.code().name, ApplianceError)
     return kind(error.details() or error.code().name)
 
@@ -275,4 +280,11 @@ def read_sources(files: Sequence[Path]) -> list[tuple[str, str]]:
             found += sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml"))
         else:
             found.append(path)
-    return [(str(path), path.read_text(encoding="utf-8")) for path in found]
+    return [(str(path), _text(path)) for path in found]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path}: not UTF-8 text: write it in UTF-8") from error

@@ -14,6 +14,11 @@ def size(number: float) -> str:
     return f"{number:.1f} TiB"
 
 
+def shown(text: str) -> str:
+    """Text of others as it may go to a terminal: nothing in it moves the cursor or hides."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def short_id(spiffe_id: str) -> str:
     """spiffe://td/ns/default/sa/web → td/default/web; "-" when there is none."""
     if not spiffe_id:

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import click
 from rich.table import Table
+from rich.text import Text
 
-from appliance.api.text import when
+from appliance.api.text import shown, when
 from appliance.ca.client import CaClient
 from appliance.ca.issue import GRADE_OF, GRADE_TEXT
 from appliance.cli.context import Context
@@ -106,7 +107,7 @@ def ca_audit(context: Context, limit: int, fmt: str) -> None:
         return
     table = Table("WHEN", "WHO", "WHAT", "DETAIL", box=None, pad_edge=False)
     for entry in found:
-        table.add_row(when(entry.time), entry.who, entry.what, entry.detail)
+        table.add_row(when(entry.time), entry.who, entry.what, Text(shown(entry.detail)))
     console.print(table)
 
 

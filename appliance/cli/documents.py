@@ -12,7 +12,7 @@ from appliance.api._gen import admin_pb2 as pb
 from appliance.api.client import read_sources
 from appliance.api.text import when
 from appliance.cli.context import Context
-from appliance.cli.output import console, format_option, plain, show_data, show_list
+from appliance.cli.output import REVISION, console, format_option, plain, show_data, show_list
 from appliance.errors import InvalidInput
 
 files_option = click.option(
@@ -142,8 +142,8 @@ def delete(context: Context, kind: str, name: str, namespace: str, dry_run: bool
 
 
 @click.command()
-@click.argument("older", type=int, required=False)
-@click.argument("newer", type=int, required=False)
+@click.argument("older", type=REVISION, required=False)
+@click.argument("newer", type=REVISION, required=False)
 @click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path))
 @click.pass_obj
 def diff(context: Context, older: int | None, newer: int | None, files: tuple[Path, ...]) -> None:
@@ -173,7 +173,7 @@ def history(context: Context, fmt: str) -> None:
 
 
 @click.command()
-@click.argument("revision", type=int)
+@click.argument("revision", type=REVISION)
 @dry_run_option
 @format_option
 @click.pass_obj

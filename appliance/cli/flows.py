@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import click
 
 from appliance.api._gen import admin_pb2 as pb
 from appliance.api.client import AdminClient
-from appliance.api.text import short_id, size
+from appliance.api.text import short_id, shown, size
 from appliance.cli.context import Context
 from appliance.cli.output import (
     Columns,
@@ -38,7 +39,7 @@ COLUMNS: Columns = {
 @click.command()
 @click.option("--service", default="", help="Only this service: name.namespace.")
 @click.option("--state", default="", type=click.Choice(["", "open", "closed", "refused"]))
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 5_000))
 @click.option("-w", "--watch", is_flag=True, help="Go on as flows come.")
 @format_option
 @click.pass_obj
@@ -64,6 +65,10 @@ async def _watch(context: Context, service: str, state: str, fmt: str) -> None:
 
 def _line(flow: pb.Flow, fmt: str) -> None:
     if fmt == "table":
-        console.print("  ".join(cell(flow) for cell in COLUMNS.values()), markup=False)
+        line = "  ".join(cell(flow) for cell in COLUMNS.values())
+        console.print(shown(line), markup=False, soft_wrap=True)
+    elif fmt == "json":
+        click.echo(json.dumps(plain(flow), ensure_ascii=False))  # a line a flow
     else:
+        click.echo("---")
         show_data(plain(flow), fmt)

@@ -17,11 +17,15 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from appliance.api.text import shown
 
 # Into a pipe nothing is folded: a line stays a line.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
 errors = Console(stderr=True, highlight=False)
 
+REVISION = click.IntRange(0, 2**63 - 1)
 FORMATS = ("table", "json", "yaml")
 format_option = click.option(
     "-o", "--output", "fmt", type=click.Choice(FORMATS), default="table", help="Output format."
@@ -69,7 +73,8 @@ def show_list(items: Iterable[Message], columns: Columns, fmt: str, empty: str) 
     for heading in columns:
         table.add_column(heading.upper(), overflow="fold")
     for item in found:
-        table.add_row(*(cell(item) for cell in columns.values()))
+        # As Text: nothing that a host, a peer or a document named is taken for markup.
+        table.add_row(*(Text(shown(cell(item))) for cell in columns.values()))
     console.print(table)
 
 

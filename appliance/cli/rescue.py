@@ -21,7 +21,7 @@ import click
 
 from appliance.api.text import when
 from appliance.cli.context import Context
-from appliance.cli.output import console, format_option, show_data
+from appliance.cli.output import REVISION, console, format_option, show_data
 from appliance.errors import Conflict, Denied, NotFound
 from appliance.paths import Paths
 
@@ -62,7 +62,7 @@ def rescue_status(context: Context, fmt: str) -> None:
 
 
 @rescue.command("documents")
-@click.argument("revision", type=int, required=False)
+@click.argument("revision", type=REVISION, required=False)
 @click.pass_obj
 def rescue_documents(context: Context, revision: int | None) -> None:
     """Print the documents of the current revision, or of REVISION, as YAML."""
@@ -73,7 +73,7 @@ def rescue_documents(context: Context, revision: int | None) -> None:
 
 
 @rescue.command("rollback")
-@click.argument("revision", type=int)
+@click.argument("revision", type=REVISION)
 @click.pass_obj
 def rescue_rollback(context: Context, revision: int) -> None:
     """Make the documents of REVISION current (as a new revision) for the next start."""
@@ -100,14 +100,16 @@ def rescue_rollback(context: Context, revision: int) -> None:
 
 
 @rescue.command("release")
-@click.confirmation_option(
-    prompt="Traffic to the virtual addresses will no longer be taken. Go on?"
-)
-def rescue_release() -> None:
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rescue_release(yes: bool) -> None:
     """Take the interception away: our nftables table and our routes, nothing else."""
     from appliance.system import network
 
     _need_root()
+    if not yes:
+        click.confirm(
+            "Traffic to the virtual addresses will no longer be taken. Go on?", abort=True
+        )
     asyncio.run(network.remove())
     console.print("interception is removed; the daemon puts it back when it starts")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +15,14 @@ from appliance.cli.context import Context
 from appliance.cli.output import errors
 from appliance.errors import ApplianceError
 from appliance.paths import RUN, STATE, Paths
+
+
+def _version() -> str:
+    try:
+        return metadata.version("sluice")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return "0"
+
 
 EPILOG = (
     "Exit codes: 0 done, 1 a fault of ours, 2 bad input, 3 no such thing, 4 conflict, "
@@ -38,7 +47,7 @@ EPILOG = (
     show_default=True,
     help="Where the state is.",
 )
-@click.version_option(package_name="sluice")
+@click.version_option(_version())
 @click.pass_context
 def cli(context: click.Context, run: Path, state: Path) -> None:
     """Sluice: a service mesh for machines, from one box at the edge of the site."""
@@ -86,12 +95,18 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
         errors.print(f"sluice: {error.format_message()}", markup=False, soft_wrap=True)
         sys.exit(2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         errors.print(f"sluice: {where}{error.strerror}", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except UnicodeError:
+        errors.print("sluice: what was given is not UTF-8 text: write it in UTF-8", markup=False)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import click
+from rich.markup import escape
 
-from appliance.api.text import size, when
+from appliance.api.text import shown, size, when
 from appliance.cli.context import Context
 from appliance.cli.output import console, format_option, plain, show_data, show_list
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, InvalidInput
 from appliance.paths import SITE_FILE
 
 
@@ -60,14 +61,15 @@ def status(context: Context, fmt: str) -> None:
         f"{flow.opened:.0f} opened/s, {flow.refused:.0f} refused/s"
     )
     for process in reply.processes:
-        console.print(f"  {process.name:12} {process.state:10} {process.pid} {process.detail}")
+        line = f"  {process.name:12} {process.state:10} {process.pid} {process.detail}"
+        console.print(shown(line), markup=False)
     if reply.HasField("pending"):
         console.print(
             f"[bold]Revision {reply.pending.revision} reverts at "
             f"{when(reply.pending.deadline)}: run `sluice confirm` to keep it.[/]"
         )
     for warning in reply.warnings:
-        console.print(f"[bold]warning:[/] {warning}")
+        console.print(f"[bold]warning:[/] {escape(shown(warning))}")
 
 
 @click.command()
@@ -108,6 +110,8 @@ def audit(context: Context, fmt: str) -> None:
 @click.pass_obj
 def tui(context: Context) -> None:
     """Open the console."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidInput("the console needs a terminal: use `sluice status` and `sluice flows`")
     try:
         os.execv(sys.executable, [sys.executable, "-m", "tui", "--run", str(context.paths.run)])
     except OSError as error:

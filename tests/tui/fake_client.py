@@ -88,10 +88,12 @@ def some_hosts() -> list[pb.Host]:
 
 
 class FakeClient:
-    """lost: the daemon does not answer. Requests are kept in `asked`."""
+    """lost: the daemon does not answer. rule: what the refused flow's detail is instead. Requests
+    are kept in `asked`."""
 
-    def __init__(self, *, lost: bool = False, refuse: str = "") -> None:
+    def __init__(self, *, lost: bool = False, refuse: str = "", rule: str = "") -> None:
         self.lost = lost
+        self.rule = rule
         self.refuse = refuse
         self.asked: list[pb.AddHostRequest] = []
         self.closed = asyncio.Event()
@@ -117,7 +119,11 @@ class FakeClient:
 
     async def flows(self) -> pb.FlowList:
         self._answer()
-        return pb.FlowList(flows=some_flows(), dropped_events=0)
+        found = some_flows()
+        for flow in found:
+            if flow.state == "refused" and self.rule:
+                flow.detail = self.rule
+        return pb.FlowList(flows=found, dropped_events=0)
 
     async def watch(self, **what: object) -> AsyncIterator[pb.Update]:
         self._answer()

@@ -45,6 +45,16 @@ async def test_overview_shows_the_rule_that_denied() -> None:
         assert "a.example/default/batch" in cells(app, "refused")
 
 
+async def test_what_a_peer_wrote_is_no_markup() -> None:
+    app = app_with(FakeClient(rule="[/x] \x1b[2J"))
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.pause()
+        assert "[/x] \N{REPLACEMENT CHARACTER}[2J" in cells(app, "refused")
+        await pilot.press("3")
+        await pilot.pause()
+        assert any("[/x]" in cell for cell in cells(app, "flows"))
+
+
 async def test_hosts_show_identity_and_grade() -> None:
     app = app_with(FakeClient())
     async with app.run_test(size=SIZE) as pilot:
@@ -79,12 +89,12 @@ async def test_enrol_wizard_shows_the_line_and_the_code() -> None:
 
 
 async def test_enrol_wizard_shows_what_was_wrong() -> None:
-    app = app_with(FakeClient(refuse="host db1 exists: choose another name"))
+    app = app_with(FakeClient(refuse="host db1[/x] exists: choose another name"))
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("e", *"db1", "enter")
         await pilot.pause()
         answer = str(app.screen.query_one("#answer", Static).content)
-        assert answer == "host db1 exists: choose another name"
+        assert answer == "host db1[/x] exists: choose another name"
 
 
 async def test_enrol_wizard_wants_a_name() -> None:

@@ -35,7 +35,7 @@ class EnrollScreen(ModalScreen[pb.Host | None]):
             yield Input(placeholder="optional", id="mac", max_length=17)
             yield Label("Services, with commas")
             yield Input(placeholder="postgres:5432", id="services", max_length=512)
-            yield Static("", id="answer")
+            yield Static("", id="answer", markup=False)
             with Horizontal(id="buttons"):
                 yield Button("Add", variant="primary", id="add")
                 yield Button("Close", id="close")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.widgets import DataTable, Footer, Header, Static
 
 from appliance.api.client import pb
-from appliance.api.text import short_id, size
+from appliance.api.text import short_id, shown, size
 from tui.screens.base import SiteScreen, add_columns
 from tui.widgets.badge import badge
 
@@ -65,7 +66,7 @@ class FlowsScreen(SiteScreen):
                 badge(flow.state),
                 short_id(flow.source),
                 short_id(flow.destination) if flow.destination else flow.service,
-                " ".join(part for part in (flow.reason, flow.detail) if part) or "-",
+                Text(shown(" ".join(part for part in (flow.reason, flow.detail) if part) or "-")),
                 flow.grade,
                 flow.tls_version or "-",
                 f"{flow.down_layer}>{flow.up_layer}",

@@ -11,7 +11,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import DataTable, Footer, Header, Static
 
 from appliance.api.client import pb
-from appliance.api.text import short_id, when
+from appliance.api.text import short_id, shown, when
 from tui.screens.base import SiteScreen, add_columns
 from tui.widgets.badge import badge
 from tui.widgets.throughput import Throughput
@@ -59,14 +59,14 @@ class OverviewScreen(SiteScreen):
                 f"{status.streams} streams now\n"
                 f"revision {status.revision}, snapshot {status.applied} of {status.published}\n"
                 f"CA good until {when(status.ca_not_after)}{pending}"
-                + "".join(f"\n! {warning}" for warning in status.warnings)
+                + "".join(f"\n! {shown(warning)}" for warning in status.warnings)
             )
         )
         self.query_one(Throughput).add(status.throughput.bytes_up, status.throughput.bytes_down)
         table = self.query_one("#processes", DataTable)
         table.clear()
         for process in status.processes:
-            table.add_row(process.name, badge(process.state), process.detail)
+            table.add_row(process.name, badge(process.state), Text(shown(process.detail)))
 
     def show_flows(self, flows: Sequence[pb.Flow], dropped: int) -> None:
         fresh = [flow for flow in flows if flow.state == "refused"]
@@ -82,5 +82,5 @@ class OverviewScreen(SiteScreen):
                 short_id(flow.source) if flow.source else flow.source_address,
                 flow.service or flow.target_address,
                 Text(flow.reason, style="bold red"),
-                flow.detail or "-",
+                Text(shown(flow.detail or "-")),
             )

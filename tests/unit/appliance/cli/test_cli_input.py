@@ -1,0 +1,73 @@
+"""`sluice` given what it cannot use: one line, the documented exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from appliance.api._gen import admin_pb2 as pb
+from appliance.api.text import shown
+from appliance.cli.output import show_list
+
+ESC = "\x1b"
+
+
+def sluice(*arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "appliance.cli", *arguments],
+        input=stdin, capture_output=True, timeout=60, check=False,
+        env={**os.environ, "SLUICE_RUN": "/nonexistent"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("rollback", "99999999999999999999"), b"not in the range"),
+        (("diff", "1", "99999999999999999999"), b"not in the range"),
+        (("host", "add", b"b\xff", "--address", "192.0.2.1"), b"not UTF-8"),
+        (("apply", "-f", "-"), b"not UTF-8"),
+        (("tui",), b"needs a terminal"),
+        (("flows", "--limit", "0"), b"not in the range"),
+        (("nonsense",), b"No such command"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_line(
+    arguments: tuple[str | bytes, ...], says: bytes
+) -> None:
+    done = sluice(*arguments, stdin=b"\xff\xfe")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(b"sluice: ")
+    assert says in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe")
+    done = sluice("apply", "-f", str(tmp_path))
+    assert done.returncode == 2
+    assert f"{tmp_path}/bad.yaml: not UTF-8 text".encode() in done.stderr
+
+
+def test_without_a_command_it_tells_which_there_are() -> None:
+    done = sluice()
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"Usage: sluice")
+    assert sluice("--version").returncode == 0
+
+
+@pytest.mark.parametrize("text", ["[/x] gone", "listens on [fd00::1]:15010"])
+def test_what_others_wrote_is_no_markup(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = pb.AuditEntry(detail=f"{text}{ESC}[2J")
+    show_list([entry], {"detail": lambda e: e.detail}, "table", "")
+    printed = capsys.readouterr().out
+    assert text in printed
+    assert ESC not in printed
+
+
+def test_shown_keeps_lines_and_letters() -> None:
+    assert shown("Grüße\n[x]\x07\u202e") == "Grüße\n[x]��"
