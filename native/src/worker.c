@@ -15,6 +15,7 @@
 #include "record_user.h"
 #include "stream.h"
 #include "sys.h"
+#include "walk.h"
 
 enum {
     ACCEPTS_PER_TURN = 64,       /* a listener */
@@ -32,14 +33,12 @@ struct listener {
     bool added;                  /* to the loop */
 };
 
-struct walk { bool active; uint32_t at; }; /* over all streams, a slice a turn */
-
 struct worker {
     struct stream_env env;
     struct mailbox mailbox;
     struct loop_source mail;     /* the mailbox's eventfd */
     struct loop_source walker;   /* no descriptor: work only */
-    struct walk review, update;
+    struct walk review, update;  /* over all streams, a slice a turn */
     struct timer update_timer, drain_timer;
     struct listener listeners[WORKER_LISTENERS_MAX];
     uint32_t listener_count;
@@ -123,18 +122,15 @@ static void close_listeners(struct worker *worker)
 
 static void walk_slice(struct worker *worker, struct walk *walk, void (*fn)(struct stream *))
 {
-    if (!walk->active)
-        return;
-    uint32_t count = pool_count(worker->env.streams), left = WALK_SLICE;
-    for (; walk->at < count && left > 0; walk->at++) {
-        struct stream *s = pool_at(worker->env.streams, walk->at);
+    uint32_t count = pool_count(worker->env.streams), streams_left = WALK_SLICE, slot;
+    while (streams_left > 0 && walk_next(walk, count, &slot)) {
+        struct stream *s = pool_at(worker->env.streams, slot);
         if (s == NULL)
             continue;
         fn(s);
-        left--;
+        streams_left--;
     }
-    walk->active = walk->at < count;
-    if (walk->active)
+    if (walk->left > 0)
         loop_requeue(worker->env.loop, &worker->walker);
 }
 
@@ -148,7 +144,7 @@ static void on_walk(struct loop_source *source, unsigned events)
 
 static void start_walk(struct worker *worker, struct walk *walk)
 {
-    *walk = (struct walk){.active = true};
+    walk_start(walk, pool_count(worker->env.streams));
     loop_requeue(worker->env.loop, &worker->walker);
 }
 
@@ -156,7 +152,7 @@ static void on_update(struct timer *timer)
 {
     struct worker *worker =
         (struct worker *)((char *)timer - offsetof(struct worker, update_timer));
-    if (!worker->update.active)
+    if (worker->update.left == 0)
         start_walk(worker, &worker->update);
     timer_arm(worker->env.timers, timer, clock_ms() + worker->env.config->update_interval_ms);
 }

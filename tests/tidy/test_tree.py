@@ -25,6 +25,7 @@ C_LAYERS = (
         "timer",
         "stats",
         "strangers",
+        "walk",
         "event",
         "sandbox",
         "cipher",
