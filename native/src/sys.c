@@ -63,6 +63,16 @@ static ssize_t sys_send(int fd, const void *buf, size_t len, int flags)
     return RESULT(send(fd, buf, len, flags));
 }
 
+static ssize_t sys_recvmsg(int fd, struct msghdr *message, int flags)
+{
+    return RESULT(recvmsg(fd, message, flags));
+}
+
+static ssize_t sys_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    return RESULT(sendmsg(fd, message, flags));
+}
+
 static int sys_shutdown(int fd, int how)
 {
     return RESULT(shutdown(fd, how));
@@ -144,6 +154,8 @@ const struct sys_table sys_real = {
     .setsockopt = sys_setsockopt,
     .recv = sys_recv,
     .send = sys_send,
+    .recvmsg = sys_recvmsg,
+    .sendmsg = sys_sendmsg,
     .shutdown = sys_shutdown,
     .splice = sys_splice,
     .read = sys_read,

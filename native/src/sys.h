@@ -20,6 +20,8 @@ struct sys_table {
     int (*setsockopt)(int fd, int level, int name, const void *value, socklen_t len);
     ssize_t (*recv)(int fd, void *buf, size_t len, int flags);
     ssize_t (*send)(int fd, const void *buf, size_t len, int flags);
+    ssize_t (*recvmsg)(int fd, struct msghdr *message, int flags);
+    ssize_t (*sendmsg)(int fd, const struct msghdr *message, int flags);
     int (*shutdown)(int fd, int how);
     ssize_t (*splice)(int from_fd, int to_fd, size_t len, unsigned flags);
     ssize_t (*read)(int fd, void *buf, size_t len);
