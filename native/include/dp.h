@@ -104,6 +104,19 @@ enum dp_reason {
     DP_REASON_COUNT = 28
 };
 
+/* Why a leg's records are not in the kernel though that was asked for. */
+enum dp_fallback {
+    DP_FALLBACK_NONE = 0,          /* they are, or nobody asked */
+    DP_FALLBACK_NO_KERNEL_TLS = 1, /* no TLS in this kernel, or its module is not loaded */
+    DP_FALLBACK_SOCKET = 2,        /* this socket cannot have it: gone already, or in other hands */
+    DP_FALLBACK_KERNEL_CIPHER = 3, /* the kernel lacks this suite */
+    DP_FALLBACK_CIPHER = 4,        /* no suite of TLS 1.3's that we can give it */
+    DP_FALLBACK_READ_AHEAD = 5,    /* OpenSSL holds bytes that came behind the handshake */
+    DP_FALLBACK_MEMORY = 6,
+    DP_FALLBACK_HALF = 7,          /* one direction was taken, the other not: connection closed */
+    DP_FALLBACK_COUNT = 8
+};
+
 enum dp_event_kind {
     DP_EVENT_OPEN = 1,    /* a stream is established end to end */
     DP_EVENT_UPDATE = 2,  /* a live stream's totals, every few seconds if they changed */
@@ -150,7 +163,7 @@ typedef struct {
                                    * of strangers from a quarter on */
     uint32_t pipes_max;           /* a worker may make itself, beside those added */
     uint32_t handshakes_per_turn; /* of the loop, so that data does not stall */
-    uint32_t sessions_max;        /* resumable client sessions kept, a worker */
+    uint32_t sessions_max;        /* resumable client sessions kept, a worker; 0 = none */
     uint32_t event_bytes;         /* of each worker's event ring, a power of two */
     uint32_t handshake_timeout_ms;
     uint32_t header_timeout_ms;   /* from handshake to a whole PROXY header, or reply */
@@ -158,7 +171,7 @@ typedef struct {
     uint32_t mark;                /* SO_MARK on upstream sockets; 0 = none */
     uint8_t pin;                  /* pin worker n to the nth allowed processor */
     uint8_t allow_transparent;    /* may bind to a client's address (CAP_NET_RAW) */
-    uint8_t records;              /* of TLS legs: DP_RECORD_OPENSSL or DP_RECORD_USER; 0 = the first */
+    uint8_t records;              /* of TLS legs: DP_RECORD_OPENSSL, _USER or _KTLS; 0 = the first */
     uint8_t pad;
 } dp_config;
 

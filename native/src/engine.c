@@ -54,9 +54,10 @@ static bool config_is_good(const dp_config *c)
 {
     return c->workers >= 1 && c->workers <= DP_WORKERS_MAX && c->streams_max >= 1 &&
            c->streams_max <= STREAMS_MAX && c->handshakes_per_turn >= 1 &&
-           c->event_bytes <= EVENT_BYTES_MAX &&
-           c->handshake_timeout_ms >= 1 && c->header_timeout_ms >= 1 &&
-           (c->records == 0 || c->records == DP_RECORD_OPENSSL || c->records == DP_RECORD_USER);
+           c->event_bytes <= EVENT_BYTES_MAX && c->handshake_timeout_ms >= 1 &&
+           c->header_timeout_ms >= 1 &&
+           (c->records == 0 ||
+            (c->records >= DP_RECORD_OPENSSL && c->records <= DP_RECORD_KTLS));
 }
 
 int dp_engine_new(const dp_config *config, dp_engine **ret)

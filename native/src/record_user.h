@@ -19,17 +19,6 @@ enum {
 
 struct record_user;
 
-struct record_owner {            /* what the records tell whom they belong to */
-    void *arg;
-    /* The connection failed: by the peer's alert, or we send this one. */
-    void (*failed)(void *arg, bool by_peer, uint8_t alert, const char *why);
-    /* A client's, until settled: a record of handshake messages (NewSessionTicket), whole and as
-     * it came, for OpenSSL to keep. -EBADMSG: malformed. */
-    int (*ticket)(void *arg, const uint8_t *record, size_t len);
-    /* A client's, once: data flows, or keys changed; no ticket will be handed over from now on. */
-    void (*settled)(void *arg);
-};
-
 struct record_user_spec {        /* borrowed for the call */
     int fd;
     bool is_server;

@@ -14,9 +14,14 @@ enum {
     SPLICE_SMALL = 4096,
 };
 
-static bool is_plain(const struct record *record)
+static bool is_ktls(const struct record *record)
 {
-    return record->ops->layer == DP_RECORD_PLAIN;
+    return record->ops->layer == DP_RECORD_KTLS;
+}
+
+static bool is_kernels(const struct record *record)
+{
+    return record->ops->layer == DP_RECORD_PLAIN || is_ktls(record);
 }
 
 static void count_taken(struct pump *pump, size_t n)
@@ -93,11 +98,11 @@ static void give_pipe_back(struct pump *pump, const struct relay *relay)
     pump->in_pipe = 0;
 }
 
-/* A bulky direction of two plain legs goes by splice, if there is a pipe for it. */
+/* A bulky direction between two legs of the kernel's goes by splice, if there is a pipe for it. */
 static void consider_splice(struct pump *pump, const struct relay *relay)
 {
     uint64_t at = pump->splice_at != 0 ? pump->splice_at : RELAY_SPLICE_AFTER;
-    if (pump->bytes < at || !is_plain(pump->source) || !is_plain(pump->target))
+    if (pump->bytes < at || !is_kernels(pump->source) || !is_kernels(pump->target))
         return;
     if (pipes_get(relay->pipes, &pump->pipe) < 0) {
         stats_add(relay->stats, STAT_POOL_PIPES_FULL, 1);
@@ -190,6 +195,10 @@ static int splice_once(struct pump *pump, const struct relay *relay, bool hangup
         pump->splice_at = pump->bytes + RELAY_SPLICE_AFTER;
         pump->small_reads = 0;
     }
+    /* Of kernel TLS only data can be spliced: what it stopped at, an alert, an empty record, an
+     * end without close_notify or a broken record, is read's to judge. */
+    if (n != -EAGAIN && is_ktls(pump->source))
+        return copy_once(pump, relay, hangup, budget);
     /* Splice stops at urgent data for good, and calls it the end once the end has come: only a
      * read can tell, and pass it. */
     if (n == 0 || (n == -EAGAIN && hangup)) {

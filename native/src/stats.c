@@ -13,6 +13,7 @@ struct stats {
     DP_ALIGN_CACHE atomic_uint_fast64_t sums[HISTOGRAM_COUNT];
 };
 
+#define FALLBACK(name) [STAT_FALLBACK_0 + DP_FALLBACK_##name]
 #define REASON(name) [STAT_REASON_0 + DP_REASON_##name]
 
 static const char *const stat_names[STAT_COUNT] = {
@@ -49,6 +50,16 @@ static const char *const stat_names[STAT_COUNT] = {
     [STAT_EARLY_RETRY_IMPOSSIBLE] = "early_retry_impossible",
     [STAT_RECORDS_OPENSSL] = "records_openssl",
     [STAT_RECORDS_USER] = "records_user",
+    [STAT_RECORDS_KTLS] = "records_ktls",
+    [STAT_KTLS_KEY_UPDATES] = "ktls_key_updates",
+    FALLBACK(NONE) = "fallback_none",
+    FALLBACK(NO_KERNEL_TLS) = "fallback_no_kernel_tls",
+    FALLBACK(SOCKET) = "fallback_socket",
+    FALLBACK(KERNEL_CIPHER) = "fallback_kernel_cipher",
+    FALLBACK(CIPHER) = "fallback_cipher",
+    FALLBACK(READ_AHEAD) = "fallback_read_ahead",
+    FALLBACK(MEMORY) = "fallback_memory",
+    FALLBACK(HALF) = "fallback_half",
     REASON(NONE) = "reason_none",
     REASON(NO_ROUTE) = "reason_no_route",
     REASON(OWN_ADDRESS) = "reason_own_address",

@@ -159,8 +159,10 @@ int leg_open_take(struct stream *s, struct leg *leg, int fd)
 
 void leg_close(struct stream *s, struct leg *leg, bool reset)
 {
-    if (leg->tls != NULL)
+    if (leg->tls != NULL) {
+        stats_add(s->env->stats, STAT_KTLS_KEY_UPDATES, tls_met_key_update(leg->tls));
         tls_free(leg->tls);
+    }
     leg->tls = NULL;
     leg->record = NULL;
     if (!leg->open)
@@ -192,6 +194,32 @@ void stream_drop_endpoint(struct stream *s)
     s->endpoint_held = false;
 }
 
+void stream_want_records(struct stream *s, struct tls *tls)
+{
+    struct stream_env *env = s->env;
+    if (env->records == NULL)
+        return;
+    if (env->config->records == DP_RECORD_KTLS)
+        tls_want_kernel_records(tls, env->records);
+    else
+        tls_want_user_records(tls, env->records);
+}
+
+static void count_records(struct stream *s, const struct leg *leg)
+{
+    struct stats *stats = s->env->stats;
+    switch (leg->record->ops->layer) {
+    case DP_RECORD_KTLS:
+        stats_add(stats, STAT_RECORDS_KTLS, 1);
+        break;
+    case DP_RECORD_USER:
+        stats_add(stats, STAT_RECORDS_USER, 1);
+        break;
+    default:
+        stats_add(stats, STAT_RECORDS_OPENSSL, 1);
+    }
+}
+
 int leg_handshake(struct stream *s, struct leg *leg)
 {
     struct stream_env *env = s->env;
@@ -204,6 +232,8 @@ int leg_handshake(struct stream *s, struct leg *leg)
     int r = tls_handshake(leg->tls, env->snapshot);
     if (r < 0)
         stats_add(env->stats, STAT_HANDSHAKES_FAILED, 1);
+    if (r != 0 && tls_fallback(leg->tls) != DP_FALLBACK_NONE)
+        stats_add(env->stats, STAT_FALLBACK_0 + tls_fallback(leg->tls), 1);
     if (r <= 0)
         return r;
     struct tls_info info;
@@ -212,8 +242,7 @@ int leg_handshake(struct stream *s, struct leg *leg)
     stats_add(env->stats, STAT_HANDSHAKES_RESUMED, info.resumed);
     stats_record(env->stats, HISTOGRAM_HANDSHAKE_NS, clock_ns() - leg->started_ns);
     leg->record = tls_record(leg->tls);
-    bool ours = leg->record->ops->layer == DP_RECORD_USER;
-    stats_add(env->stats, ours ? STAT_RECORDS_USER : STAT_RECORDS_OPENSSL, 1);
+    count_records(s, leg);
     return 1;
 }
 

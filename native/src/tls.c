@@ -321,6 +321,12 @@ void tls_want_user_records(struct tls *tls, struct buffers *buffers)
     SSL_set_read_ahead(tls->ssl, 0);
 }
 
+void tls_want_kernel_records(struct tls *tls, struct buffers *buffers)
+{
+    tls_want_user_records(tls, buffers);
+    tls->wants_kernel = true;
+}
+
 void tls_free(struct tls *tls)
 {
     if (tls == NULL)
@@ -440,7 +446,14 @@ static bool complete(struct tls *tls, const struct dp_snapshot *snap)
         return false;
     }
     tls->established = true;
-    if (tls->buffers == NULL || tls_user_take_over(tls) < 0)
+    int r = tls->buffers != NULL ? tls_user_take_over(tls) : -ENOTSUP;
+    if (r == -EIO) {
+        tls->established = false;
+        tls_refuse(&tls->refusal, DP_REASON_INTERNAL,
+                   "the kernel took one direction of TLS and refused the other");
+        return false;
+    }
+    if (r < 0)
         record_openssl_init(tls);
     return true;
 }
@@ -476,7 +489,9 @@ int tls_handshake(struct tls *tls, const struct dp_snapshot *snap)
 
 bool tls_wants_write(const struct tls *tls)
 {
-    return tls->user != NULL ? record_user_wants_write(tls->user) : SSL_want_write(tls->ssl);
+    if (tls->user != NULL)
+        return record_user_wants_write(tls->user);
+    return tls->ktls == NULL && SSL_want_write(tls->ssl);
 }
 
 uint16_t tls_reason(const struct tls *tls)
@@ -508,5 +523,17 @@ void tls_get_info(const struct tls *tls, struct tls_info *ret)
 struct record *tls_record(struct tls *tls)
 {
     assert(tls->established);
+    if (tls->ktls != NULL)
+        return record_ktls_record(tls->ktls);
     return tls->user != NULL ? record_user_record(tls->user) : &tls->rec;
+}
+
+uint8_t tls_fallback(const struct tls *tls)
+{
+    return tls->fallback;
+}
+
+bool tls_met_key_update(const struct tls *tls)
+{
+    return tls->ktls != NULL && record_ktls_met_key_update(tls->ktls);
 }

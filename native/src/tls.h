@@ -59,6 +59,8 @@ DP_MUST_CHECK int tls_new_client(struct tls_context *ctx, struct tls_sessions *s
  * OpenSSL's. Before the first tls_handshake. buffers, borrowed until tls_free, are of the sizes
  * that record_user.h says. */
 void tls_want_user_records(struct tls *tls, struct buffers *buffers);
+/* The same, but by the kernel (record_ktls.h) if it can; else records of our own. */
+void tls_want_kernel_records(struct tls *tls, struct buffers *buffers);
 void tls_free(struct tls *tls); /* accepts NULL */
 
 /* 1 = done and the peer verified; 0 = wait for the descriptor; -EPROTO or -EACCES = refused, see
@@ -75,6 +77,8 @@ const struct tls_peer *tls_peer(const struct tls *tls); /* after 1 */
 const char *tls_sni(const struct tls *tls);    /* what the client sent; "" if none */
 void tls_get_info(const struct tls *tls, struct tls_info *ret);
 struct record *tls_record(struct tls *tls);    /* after 1; lives as long as tls */
+uint8_t tls_fallback(const struct tls *tls);   /* enum dp_fallback, after tls_handshake */
+bool tls_met_key_update(const struct tls *tls);/* and so ended, since the kernel has its records */
 
 /* Is this verified peer still good in snap at now_s? 0, or the enum dp_reason (EXPIRED, REVOKED,
  * PEER_IDENTITY when its trust domain's bundle is gone, or no longer vouches for it); tls_detail

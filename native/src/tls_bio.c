@@ -11,7 +11,7 @@ static int bio_write(BIO *bio, const char *buf, int len)
     struct tls *tls = BIO_get_data(bio);
     ssize_t n;
     BIO_clear_retry_flags(bio);
-    if (tls->user != NULL) /* an alert about a ticket: the records are ours now, so is that */
+    if (tls_is_taken_over(tls)) /* an alert about a ticket: the records are ours now, so is that */
         return len;
     do
         n = sys->send(tls->rec.fd, buf, (size_t)len, MSG_NOSIGNAL);
@@ -77,9 +77,9 @@ static int bio_read(BIO *bio, char *buf, int len)
     struct tls *tls = BIO_get_data(bio);
     ssize_t n;
     BIO_clear_retry_flags(bio);
-    if (tls->user != NULL)
+    if (tls_is_taken_over(tls))
         n = receive_ticket(tls, buf, (size_t)len);
-    else if (tls->buffers != NULL)
+    else if (tls->buffers != NULL && !tls->wants_kernel)
         n = receive_by_inbox(tls, buf, (size_t)len);
     else
         n = receive(tls, buf, (size_t)len);

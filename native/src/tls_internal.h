@@ -9,6 +9,7 @@
 #include <openssl/ssl.h>
 
 #include "keys.h"
+#include "record_ktls.h"
 #include "record_user.h"
 #include "sni.h"
 #include "tls.h"
@@ -54,13 +55,16 @@ struct tls {
     uint8_t *chain;              /* owned; the peer's certificates, its own first, as DER */
     size_t chain_len;            /* bytes */
 
-    /* Our own records, when asked for: buffers is set, then user. */
+    /* Records that are not OpenSSL's, when asked for: buffers is set, then user or ktls. */
     struct buffers *buffers;     /* borrowed from the worker; NULL = not asked for */
-    struct buffer *inbox;        /* owned; what OpenSSL has not read yet */
+    bool wants_kernel;           /* ktls rather than user */
+    uint8_t fallback;            /* enum dp_fallback: why not ktls */
+    struct buffer *inbox;        /* owned; what OpenSSL has not read yet; never if wants_kernel */
     uint8_t secrets[2][KEYS_SECRET_MAX]; /* by enum keys_side; wiped when handed over */
     uint8_t secret_sizes[2];     /* 0 = not known yet */
     uint64_t written;            /* records written under the secret of our side */
-    struct record_user *user;    /* owned; NULL = OpenSSL's records */
+    struct record_user *user;    /* owned; both NULL = OpenSSL's records */
+    struct record_ktls *ktls;    /* owned */
     const uint8_t *ticket;       /* borrowed while OpenSSL reads a ticket's record again */
     size_t ticket_len;
 };
@@ -101,9 +105,14 @@ DP_MUST_CHECK int tls_verify_keep(struct tls *tls);
 
 /* tls_user.c */
 void tls_user_attach(SSL_CTX *ctx);
-/* From OpenSSL's records to our own. -ENOTSUP when OpenSSL must keep them, -ENOMEM. */
+/* From OpenSSL's records to the kernel's or our own. -ENOTSUP or -ENOMEM when OpenSSL must keep
+ * them; -EIO when the connection is lost by the attempt. */
 DP_MUST_CHECK int tls_user_take_over(struct tls *tls);
 void tls_user_fini(struct tls *tls);
+static inline bool tls_is_taken_over(const struct tls *tls)
+{
+    return tls->user != NULL || tls->ktls != NULL;
+}
 
 /* tls.c: what an alert of the peer's says. */
 void tls_refuse_from_alert(struct tls *tls, int alert);

@@ -1,4 +1,4 @@
-/* tls_user.c: from OpenSSL's records to our own: secrets by the key log, sequence numbers by
+/* tls_user.c: from OpenSSL's records to the kernel's or our own: secrets by the key log, sequence numbers by
  * counting records, and the SSL freed as soon as nothing of it is needed: at once for a server,
  * which has sent its tickets; for a client when the first data comes, behind which no ticket is
  * kept any more. Until then OpenSSL reads each ticket's record a second time, for it alone makes a
@@ -85,40 +85,76 @@ static void on_settled(void *arg)
     drop_ssl(arg);
 }
 
+static struct record_owner owner_of(struct tls *tls)
+{
+    return (struct record_owner){.arg = tls, .failed = on_failed,
+                                 .ticket = tls->is_server ? NULL : on_ticket,
+                                 .settled = tls->is_server ? NULL : on_settled};
+}
+
+static int to_user(struct tls *tls, enum keys_side ours, enum keys_side theirs)
+{
+    const struct record_user_spec spec = {
+        .fd = tls->rec.fd,
+        .is_server = tls->is_server,
+        .cipher = tls->info.cipher,
+        .read_secret = tls->secrets[theirs],
+        .write_secret = tls->secrets[ours],
+        .write_seq = tls->written,
+        .buffers = tls->buffers,
+        .wire = tls->inbox,
+        .owner = owner_of(tls),
+    };
+    int r = record_user_new(&spec, &tls->user);
+    if (r == 0)
+        tls->inbox = NULL;
+    return r;
+}
+
+static int to_kernel(struct tls *tls, enum keys_side ours, enum keys_side theirs)
+{
+    const struct record_ktls_spec spec = {
+        .fd = tls->rec.fd,
+        .is_server = tls->is_server,
+        .cipher = tls->info.cipher,
+        .read = {.secret = tls->secrets[theirs]},
+        .write = {.secret = tls->secrets[ours], .seq = tls->written},
+        .buffers = tls->buffers,
+        .owner = owner_of(tls),
+    };
+    enum dp_fallback why;
+    assert(tls->inbox == NULL);
+    int r = record_ktls_new(&spec, &tls->ktls, &why);
+    if (r < 0)
+        tls->fallback = (uint8_t)why;
+    return r;
+}
+
 int tls_user_take_over(struct tls *tls)
 {
     enum keys_side ours = our_side(tls), theirs = ours == KEYS_SERVER ? KEYS_CLIENT : KEYS_SERVER;
     size_t size = keys_secret_size(tls->info.cipher);
+    bool keys = size > 0 && tls->secret_sizes[ours] == size && tls->secret_sizes[theirs] == size;
     int r = -ENOTSUP;
-    if (size > 0 && tls->secret_sizes[ours] == size && tls->secret_sizes[theirs] == size &&
-        !SSL_has_pending(tls->ssl)) {
-        const struct record_user_spec spec = {
-            .fd = tls->rec.fd,
-            .is_server = tls->is_server,
-            .cipher = tls->info.cipher,
-            .read_secret = tls->secrets[theirs],
-            .write_secret = tls->secrets[ours],
-            .write_seq = tls->written,
-            .buffers = tls->buffers,
-            .wire = tls->inbox,
-            .owner = {.arg = tls, .failed = on_failed,
-                      .ticket = tls->is_server ? NULL : on_ticket,
-                      .settled = tls->is_server ? NULL : on_settled},
-        };
-        r = record_user_new(&spec, &tls->user);
+    if (!keys || SSL_has_pending(tls->ssl)) {
+        if (tls->wants_kernel)
+            tls->fallback = keys ? DP_FALLBACK_READ_AHEAD : DP_FALLBACK_CIPHER;
+    } else {
+        if (tls->wants_kernel)
+            r = to_kernel(tls, ours, theirs);
+        if (r == -ENOTSUP)
+            r = to_user(tls, ours, theirs);
     }
     OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
-    if (r < 0)
-        return r;
-    tls->inbox = NULL;
-    if (tls->is_server)
+    if (r == 0 && tls->is_server)
         drop_ssl(tls);
-    return 0;
+    return r;
 }
 
 void tls_user_fini(struct tls *tls)
 {
     record_user_free(tls->user);
+    record_ktls_free(tls->ktls);
     buffers_put(tls->buffers, tls->inbox);
     OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
 }

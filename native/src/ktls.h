@@ -1,0 +1,27 @@
+/* ktls.h: kernel TLS on a connected socket: hands it the keys of both directions, then sends and
+ * receives records with their types. Knows no protocol: what a record says is for record_ktls.c.
+ * Linux, Documentation/networking/tls.rst. */
+#ifndef SLUICE_KTLS_H
+#define SLUICE_KTLS_H
+
+#include "base.h"
+
+struct ktls_direction {          /* borrowed for the call */
+    const uint8_t *secret;       /* TLS 1.3's application traffic secret */
+    uint64_t seq;                /* records that crossed under it already */
+};
+
+/* From here on the kernel seals what is written to fd and opens what is read. Nothing that came
+ * behind the handshake may have been read. 0.
+ * -ENOTSUP: refused, and the socket is as it was for every other way of using it; *ret_why.
+ * -EIO: one direction was taken, the other refused: the connection is lost; *ret_why. */
+DP_MUST_CHECK int ktls_install(int fd, uint16_t cipher, const struct ktls_direction *tx,
+                               const struct ktls_direction *rx, enum dp_fallback *ret_why);
+
+/* One record of this content type. Bytes taken, or -errno. */
+DP_MUST_CHECK ssize_t ktls_send(int fd, uint8_t type, const void *data, size_t len);
+/* Bytes of records of one content type, as many as there are and fit; *ret_type. 0 with a type is
+ * an empty record, 0 with *ret_type 0 the FIN. -errno. */
+DP_MUST_CHECK ssize_t ktls_receive(int fd, void *buf, size_t len, uint8_t *ret_type);
+
+#endif

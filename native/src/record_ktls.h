@@ -1,0 +1,30 @@
+/* record_ktls.h: TLS 1.3 records by the kernel, once OpenSSL has shaken hands. What is data may be
+ * spliced from and to the descriptor; alerts, tickets and KeyUpdate come by read. Knows no
+ * handshake, certificate or session: those are its owner's. */
+#ifndef SLUICE_RECORD_KTLS_H
+#define SLUICE_RECORD_KTLS_H
+
+#include "buffer.h"
+#include "ktls.h"
+#include "record.h"
+
+struct record_ktls;
+
+struct record_ktls_spec {        /* borrowed for the call */
+    int fd;
+    bool is_server;
+    uint16_t cipher;             /* IANA number */
+    struct ktls_direction read, write;
+    struct buffers *buffers;     /* borrowed for life; of RECORD_SMALL and RECORD_LARGE */
+    struct record_owner owner;   /* ticket, settled: for a client; NULL for a server */
+};
+
+/* As ktls_install. */
+DP_MUST_CHECK int record_ktls_new(const struct record_ktls_spec *spec, struct record_ktls **ret,
+                                  enum dp_fallback *ret_why);
+void record_ktls_free(struct record_ktls *ktls); /* accepts NULL */
+struct record *record_ktls_record(struct record_ktls *ktls);
+/* A KeyUpdate came, which ends the connection: the kernel cannot change keys before 6.14. */
+bool record_ktls_met_key_update(const struct record_ktls *ktls);
+
+#endif
