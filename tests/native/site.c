@@ -56,7 +56,21 @@ static int listen_on(const char *address, uint16_t *ret_port)
     return fd;
 }
 
-uint8_t site_records = DP_RECORD_OPENSSL;
+uint8_t site_records;
+
+bool site_next_records(void)
+{
+    static const char *const names[] = {
+        [DP_RECORD_OPENSSL] = "openssl", [DP_RECORD_USER] = "user", [DP_RECORD_KTLS] = "ktls"};
+    const char *wanted = getenv("TEST_RECORDS");
+    bool kernel = wanted != NULL && strcmp(wanted, "kernel") == 0;
+    if (site_records == 0)
+        site_records = kernel ? DP_RECORD_KTLS : DP_RECORD_OPENSSL;
+    else if (site_records++ >= DP_RECORD_USER)
+        return false;
+    printf("# records: %s\n", names[site_records]);
+    return true;
+}
 
 static struct dp_leaf *delegated_leaf(struct site *site, const char *id, const char *grade)
 {

@@ -2,6 +2,9 @@
 #include "tls_pair.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -18,7 +21,7 @@
         } \
     } while (0)
 
-enum { SESSIONS_MAX = 4, ROUNDS_MAX = 32, PAIRS_MAX = 16, LARGE_MAX = 4 };
+enum { SESSIONS_MAX = 4, ROUNDS_MAX = 32, PAIRS_MAX = 16, LARGE_MAX = 4, AWAIT_MS = 5000 };
 
 uint8_t pair_client_layer = DP_RECORD_OPENSSL, pair_server_layer = DP_RECORD_OPENSSL;
 
@@ -119,9 +122,45 @@ void sites_fini(struct sites *sites)
     clock_test_reset();
 }
 
+static void tcp_pair(int ret_fds[2])
+{
+    const int type = SOCK_STREAM | SOCK_CLOEXEC, on = 1;
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t len = sizeof(to);
+    int listener = socket(AF_INET, type, 0);
+    MUST(listener >= 0 && bind(listener, (struct sockaddr *)&to, len) == 0);
+    MUST(listen(listener, 1) == 0 && getsockname(listener, (struct sockaddr *)&to, &len) == 0);
+    ret_fds[0] = socket(AF_INET, type, 0);
+    MUST(connect(ret_fds[0], (struct sockaddr *)&to, len) == 0);
+    ret_fds[1] = accept(listener, NULL, NULL);
+    MUST(ret_fds[1] >= 0);
+    for (int i = 0; i < 2; i++) {
+        MUST(fcntl(ret_fds[i], F_SETFL, O_NONBLOCK) == 0);
+        MUST(setsockopt(ret_fds[i], IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) == 0);
+    }
+    close(listener);
+}
+
 void socket_pair(int ret_fds[2])
 {
-    MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ret_fds) == 0);
+    if (pair_client_layer == DP_RECORD_KTLS || pair_server_layer == DP_RECORD_KTLS)
+        tcp_pair(ret_fds);
+    else
+        MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ret_fds) == 0);
+}
+
+bool record_await(const struct record *rec)
+{
+    struct pollfd readable = {.fd = rec->fd, .events = POLLIN};
+    return rec->ops->layer != DP_RECORD_KTLS || poll(&readable, 1, AWAIT_MS) == 1;
+}
+
+static void want_records(struct tls *tls, uint8_t layer, struct buffers *buffers)
+{
+    if (layer == DP_RECORD_USER)
+        tls_want_user_records(tls, buffers);
+    else if (layer == DP_RECORD_KTLS)
+        tls_want_kernel_records(tls, buffers);
 }
 
 void pair_open(struct pair *pair, struct sites *sites, const struct dp_leaf *leaf,
@@ -134,10 +173,8 @@ void pair_open(struct pair *pair, struct sites *sites, const struct dp_leaf *lea
         .leaf = leaf, .sni = sni, .expected = &expected_id, .expected_count = 1};
     MUST(tls_new_client(sites->ctx_a, sites->sessions, fds[0], &client, &pair->client) == 0);
     MUST(tls_new_server(sites->ctx_b, fds[1], &pair->server) == 0);
-    if (pair_client_layer == DP_RECORD_USER)
-        tls_want_user_records(pair->client, sites->buffers);
-    if (pair_server_layer == DP_RECORD_USER)
-        tls_want_user_records(pair->server, sites->buffers);
+    want_records(pair->client, pair_client_layer, sites->buffers);
+    want_records(pair->server, pair_server_layer, sites->buffers);
 }
 
 bool pair_shake(struct pair *pair, const struct sites *sites)
@@ -157,6 +194,8 @@ bool pair_shake(struct pair *pair, const struct sites *sites)
         return false;
     char byte;
     struct record *rec = tls_record(pair->client);
+    if (!pair_is_resumed(pair) && !record_await(rec)) /* for the ticket */
+        return false;
     return rec->ops->read(rec, &byte, 1) == -EAGAIN;
 }
 
@@ -190,20 +229,31 @@ bool pair_carries(struct tls *from, struct tls *to, const char *text)
     size_t len = strlen(text);
     struct record *source = tls_record(from), *sink = tls_record(to);
     MUST(len <= sizeof(buf));
-    return source->ops->write(source, text, len) == (ssize_t)len &&
+    return source->ops->write(source, text, len) == (ssize_t)len && record_await(sink) &&
            sink->ops->read(sink, buf, sizeof(buf)) == (ssize_t)len && memcmp(buf, text, len) == 0;
+}
+
+bool pair_wants_kernel(void)
+{
+    const char *records = getenv("TEST_RECORDS");
+    return records != NULL && strcmp(records, "kernel") == 0;
 }
 
 int pair_run_layers(int (*run)(void))
 {
-    static const uint8_t layers[] = {DP_RECORD_OPENSSL, DP_RECORD_USER};
+    static const uint8_t layers[] = {DP_RECORD_OPENSSL, DP_RECORD_USER, DP_RECORD_KTLS};
+    static const char *const names[] = {"openssl", "user", "ktls"};
     int failed = 0;
-    for (size_t i = 0; i < 4; i++) {
-        pair_client_layer = layers[i / 2];
-        pair_server_layer = layers[i % 2];
-        printf("# records: client %s, server %s\n", i / 2 ? "user" : "openssl",
-               i % 2 ? "user" : "openssl");
-        failed |= run();
+    for (size_t client = 0; client < DP_COUNT(layers); client++) {
+        for (size_t server = 0; server < DP_COUNT(layers); server++) {
+            pair_client_layer = layers[client];
+            pair_server_layer = layers[server];
+            bool kernel = pair_client_layer == DP_RECORD_KTLS || pair_server_layer == DP_RECORD_KTLS;
+            if (kernel != pair_wants_kernel())
+                continue;
+            printf("# records: client %s, server %s\n", names[client], names[server]);
+            failed |= run();
+        }
     }
     return failed;
 }

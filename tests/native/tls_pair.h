@@ -22,8 +22,11 @@ struct snapshot_spec {
 };
 struct dp_snapshot *snapshot_make(const struct snapshot_spec *spec);
 
-/* Whose records each end uses; set before pair_open. TLS_TEST_MAIN tries all four combinations. */
-extern uint8_t pair_client_layer, pair_server_layer; /* DP_RECORD_OPENSSL or DP_RECORD_USER */
+/* Whose records each end uses, enum dp_record_layer; set before pair_open. TLS_TEST_MAIN tries
+ * every combination of OpenSSL's and our own; or, with TEST_RECORDS=kernel in the environment of a
+ * machine whose kernel has TLS, every one with the kernel's. */
+extern uint8_t pair_client_layer, pair_server_layer;
+bool pair_wants_kernel(void);
 
 struct sites {
     struct pki_ca ca_a, ca_b;
@@ -62,7 +65,10 @@ bool pair_connect(struct pair *pair, struct sites *sites, const struct dp_leaf *
 bool pair_is_resumed(const struct pair *pair); /* both ends agree */
 /* Writes text from one end and reads it at the other. */
 bool pair_carries(struct tls *from, struct tls *to, const char *text);
-void socket_pair(int ret_fds[2]); /* non-blocking stream sockets */
+void socket_pair(int ret_fds[2]); /* non-blocking stream sockets; TCP for the kernel's records */
+/* What was sent by TCP may be under way still: until there is something to read; false after
+ * seconds. Other records are there at once. */
+bool record_await(const struct record *rec);
 
 int pair_run_layers(int (*run)(void)); /* run, with each combination of layers */
 /* As TEST_MAIN, for each combination. */
