@@ -3,6 +3,7 @@
 #   make test            every tier this machine can run; says which it could not and why
 #   make check           the quick loop: lint, types, unit tests, C tests under ASan and UBSan
 #   make tsan            the C tests under ThreadSanitizer
+#   make qemu            kernel TLS on Debian's 6.12 kernel, in an emulator (under 3 minutes)
 #   make fuzz T=link     mutate one parser's input (needs clang)
 #   make bench S=l4-plain [ROUNDS=n] [ARGS=…]   against haproxy, nginx, Envoy; see perf/README.md
 #   make fix             format and fix what tools can
@@ -17,7 +18,7 @@ NATIVE := setup.py native/build.py native/include/dp.h $(wildcard native/src/*.c
 STAMPS := build/stamps
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all setup gen demo test check native-check tsan fuzz bench fix install uninstall clean
+.PHONY: all setup gen demo test check native-check tsan qemu fuzz bench fix install uninstall clean
 all: setup
 
 setup: $(STAMPS)/native
@@ -62,6 +63,13 @@ check: setup
 
 tsan: setup
 	@$(MAKE) --no-print-directory -C native test SAN=thread
+
+qemu: setup $(STAMPS)/qemu
+	@T=$(T) CASE=$(CASE) $(BIN)/python -m tests.qemu
+
+$(STAMPS)/qemu: firmware-config/debian/qemu.packages
+	@$(PACKAGES) qemu
+	@mkdir -p $(@D) && touch $@
 
 fuzz: setup
 	@$(MAKE) --no-print-directory -C native fuzz T=$(T) SECONDS=$(or $(SECONDS),60)

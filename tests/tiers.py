@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.qemu.__main__ import cannot as _no_qemu
+
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider")
 MAKE = ("make", "--no-print-directory", "-C", "native")
@@ -60,6 +62,13 @@ TIERS = (
         (*PYTEST, "tests/netns"),
         expect="EXPECT_ROOT",
         cannot=_no_root,
+    ),
+    Tier(
+        "qemu",
+        "kernel TLS on Debian's 6.12 kernel, emulated",
+        (sys.executable, "-m", "tests.qemu"),
+        expect="EXPECT_QEMU",
+        cannot=_no_qemu,
     ),
 )
 

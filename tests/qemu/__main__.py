@@ -1,0 +1,106 @@
+"""Boots the guest, shows its console and takes its verdict: python -m tests.qemu.
+
+Exit 0 when every test in the guest passed, 1 when one failed or no verdict came in time.
+From the environment: T=engine runs one program, CASE=mesh its cases of that name. The processor is
+emulated, so that the guest is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from . import initrd, kernel
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "qemu"
+TIMEOUT_S = 300  # twice what an idle machine of two cores takes
+QEMU = "qemu-system-x86_64"
+
+
+def cannot() -> str | None:
+    """Why there can be no guest on this machine, or None."""
+    if shutil.which(QEMU) is None:
+        return f"{QEMU} is missing: firmware-config/debian/install-packages qemu"
+    try:
+        kernel.newest_package()
+    except kernel.KernelError as error:
+        return str(error)
+    return None
+
+
+def _command(guest: kernel.Kernel, archive: Path) -> list[str]:
+    script = Path(__file__).with_name("guest.sh")
+    append = (
+        "console=ttyS0 quiet panic=-1 mitigations=off "
+        f"sluice.script={script} sluice.modules={guest.modules} "
+        f"sluice.only={os.environ.get('T', '')} sluice.case={os.environ.get('CASE', '')}"
+    )
+    return [
+        QEMU,
+        *("-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "2G"),
+        *("-nographic", "-no-reboot", "-nic", "none"),
+        *("-kernel", str(guest.image), "-initrd", str(archive), "-append", append),
+        "-virtfs",
+        "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+    ]
+
+
+def _boot(command: list[str]) -> list[str]:
+    """The console's lines, shown as they come. Ends with the guest, or when its time is up."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    timer = threading.Timer(TIMEOUT_S, process.kill)
+    timer.start()
+    lines = []
+    try:
+        for raw in process.stdout:
+            line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\x00]", "", raw.decode(errors="replace"))
+            lines.append(line.rstrip())
+            print(lines[-1], flush=True)
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+    return lines
+
+
+def main() -> int:
+    reason = cannot()
+    if reason is not None:
+        print(reason, file=sys.stderr)
+        return 1
+    try:
+        guest = kernel.get(BUILD)
+        archive = BUILD / "initrd.cpio"
+        archive.write_bytes(initrd.build(guest))
+    except kernel.KernelError as error:
+        print(error, file=sys.stderr)
+        return 1
+    make = ["make", "--no-print-directory", "-s", "-C", "native", "guest", "SAN=none"]
+    if subprocess.run([*make, f"BUILD={BUILD}/native"], cwd=ROOT, check=False).returncode != 0:
+        return 1
+    print(f"booting Debian's kernel {guest.release} ({guest.package})", flush=True)
+    began = time.monotonic()
+    lines = _boot(_command(guest, archive))
+    verdicts = [line for line in lines if line.startswith("sluice-guest: ")]
+    passed = sum(line.startswith(("ok ", "PASSED ")) for line in lines)
+    failed = sum(line.startswith(("not ok ", "FAILED ", "ERROR ")) for line in lines)
+    if verdicts != ["sluice-guest: verdict 0"] or passed == 0:
+        failed = max(failed, 1)
+        if not verdicts:
+            print(f"no verdict from the guest after {time.monotonic() - began:.0f} s")
+    print(f"{passed} passed, {failed} failed in {time.monotonic() - began:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
