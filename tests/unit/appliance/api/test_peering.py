@@ -333,3 +333,29 @@ async def test_a_stub_without_a_certificate_gets_nothing() -> None:
             call = peering_pb2_grpc.PeeringStub(channel).Converse(_said([HELLO]))
             with pytest.raises(grpc.aio.AioRpcError):
                 await anext(aiter(call))
+
+
+async def test_a_link_that_swallows_everything_is_tried_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody answers the handshake: as behind a cut that nobody was told of."""
+    monkeypatch.setattr(conversation, "SILENCE_MAX_S", 0.2)
+    monkeypatch.setattr(peering, "SILENCE_MAX_S", 0.2)
+    tried: list[socket.socket] = []
+    a, b = Side(A, "a"), Side(B, "b")
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
+        silent.setblocking(False)
+        b.port = silent.getsockname()[1]
+
+        def tried_often() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                tried.append(stack.enter_context(silent.accept()[0]))
+            return len(tried) >= 3
+
+        a.peering.set_peers([b.peer()])
+        try:
+            await eventually(tried_often)
+            assert a.peering.detail("b")
+        finally:
+            await a.peering.close()
