@@ -48,6 +48,7 @@ class Service(Spec):
     addresses: Annotated[tuple[Address, ...], Field(max_length=2)] = ()  # virtual; () = allocated
     export: Flag = True
     health: Health | None = None
+    # What the service sees; transparent: the host's address, or ours for a peer's client.
     source_address: Annotated[Text, one_of(appliance=None, transparent=None, proxy=None)] = (
         "appliance"
     )

@@ -49,6 +49,8 @@ enum dp_balance { DP_BALANCE_ROUND_ROBIN = 0, DP_BALANCE_RANDOM = 1, DP_BALANCE_
 
 enum dp_mtls_mode { DP_MTLS_STRICT = 0, DP_MTLS_PERMISSIVE = 1, DP_MTLS_DISABLE = 2 };
 
+/* Whose address a plain endpoint sees. TRANSPARENT: the client's, if it is a host here; ours, if it
+ * comes from a peer. PROXY: ours, and a PROXY v2 header tells the client's. */
 enum dp_source_address { DP_SOURCE_APPLIANCE = 0, DP_SOURCE_TRANSPARENT = 1, DP_SOURCE_PROXY = 2 };
 
 enum dp_action { DP_ALLOW = 0, DP_DENY = 1 };

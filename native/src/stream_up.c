@@ -90,6 +90,14 @@ static int bind_to_source(struct stream *s, int fd, int family)
     return r < 0 ? r : sys->bind(fd, (const struct sockaddr *)&from, len);
 }
 
+/* Only for hosts here: what a peer says of its client's address is good enough to be told, not to
+ * speak with, since it might name a host of ours, or the service's own. */
+static bool speaks_as_source(const struct stream *s)
+{
+    return s->source_address == DP_SOURCE_TRANSPARENT && s->flow != DP_FLOW_INBOUND &&
+           !needs_tls(s);
+}
+
 static int prepare_socket(struct stream *s, int fd, int family)
 {
     const int on = 1, idle_s = KEEPALIVE_IDLE_S;
@@ -101,7 +109,7 @@ static int prepare_socket(struct stream *s, int fd, int family)
         r = sys->setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
     if (r == 0 && mark != 0)
         r = sys->setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
-    if (r == 0 && s->source_address == DP_SOURCE_TRANSPARENT && !needs_tls(s))
+    if (r == 0 && speaks_as_source(s))
         r = bind_to_source(s, fd, family);
     return r;
 }
