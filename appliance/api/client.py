@@ -10,7 +10,7 @@ daemon. That needs the box: over mTLS from elsewhere, identities must be approve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -22,7 +22,15 @@ from appliance.api._gen import admin_pb2_grpc
 from appliance.ca.client import CaClient
 from appliance.compile.accounts import accounts
 from appliance.config.load import Source, load
-from appliance.errors import BY_CODE, ApplianceError, Denied, InvalidInput, Unavailable
+from appliance.errors import (
+    BY_CODE,
+    ApplianceError,
+    Conflict,
+    Denied,
+    InvalidInput,
+    LimitReached,
+    Unavailable,
+)
 from appliance.identity import parse, workload_id
 from appliance.paths import Paths
 from dataplane.snapshot import Grade
@@ -55,6 +63,7 @@ class AdminClient:
         self._paths = paths or Paths()
         self._where = str(self._paths.admin_socket)
         self._channel: grpc.aio.Channel | None = None
+        self.left_undone: list[str] = []  # of calls that were done else: what remains to do
 
     async def __aenter__(self) -> Self:
         self._channel = grpc.aio.insecure_channel(
@@ -85,15 +94,15 @@ class AdminClient:
 
     async def _approve(
         self, identities: Sequence[str], grade: Grade, named: Set[tuple[str, str]]
-    ) -> None:
+    ) -> dict[str, Grade]:
         """At least grade for each; an approval that is stronger already stays. The CA is not
-        needed for none.
+        needed for none. Returns what was approved and its grade before (NONE = not approved).
 
         named: (namespace, service account) that the admin wrote. The daemon says what it needs,
         and a daemon in wrong hands would ask for more. Raises Denied.
         """
         if not identities:
-            return
+            return {}
         async with CaClient(self._paths.ca_socket) as ca:
             known = {each.spiffe_id: each.max_grade for each in await ca.approvals()}
             wanted = [each for each in identities if known.get(each, Grade.NONE) < grade]
@@ -105,11 +114,22 @@ class AdminClient:
                 )
             for spiffe_id in wanted:
                 await ca.approve(spiffe_id, grade)
+            return {spiffe_id: known.get(spiffe_id, Grade.NONE) for spiffe_id in wanted}
+
+    async def _approve_no_more(self, before: Mapping[str, Grade]) -> None:
+        """Takes back what `_approve` did."""
+        async with CaClient(self._paths.ca_socket) as ca:
+            for spiffe_id, grade in before.items():
+                if grade is Grade.NONE:
+                    await ca.withdraw(spiffe_id)
+                else:
+                    await ca.approve(spiffe_id, grade)
 
     async def _withdraw(self, name: str, hosts: Sequence[pb.Host]) -> None:
         """Has the CA sign no more for the host name, unless another host is the same workload.
 
-        hosts: all, from before name went. Who may not ask the CA was refused by the daemon.
+        hosts: all, from before name went. Who may not ask the CA was refused by the daemon. The
+        host is gone already: a CA that does not answer is told in `left_undone`.
         """
         gone = {host.spiffe_id for host in hosts if host.name == name}
         kept = {host.spiffe_id for host in hosts if host.name != name and host.state != "revoked"}
@@ -120,10 +140,16 @@ class AdminClient:
         }
         if not gone - kept:
             return
-        async with CaClient(self._paths.ca_socket) as ca:
-            known = {each.spiffe_id for each in await ca.approvals()}
-            for spiffe_id in (gone - kept) & known:
-                await ca.withdraw(spiffe_id)
+        try:
+            async with CaClient(self._paths.ca_socket) as ca:
+                known = {each.spiffe_id for each in await ca.approvals()}
+                for spiffe_id in (gone - kept) & known:
+                    await ca.withdraw(spiffe_id)
+        except Unavailable as error:
+            self.left_undone += [
+                f"{error}; when it does, run `sluice ca withdraw {spiffe_id}`"
+                for spiffe_id in sorted(gone - kept)
+            ]
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -231,8 +257,12 @@ class AdminClient:
         namespace = request.namespace or "default"
         account = request.service_account or request.name
         identity = workload_id(trust_domain, namespace, account)
-        await self._approve([identity], _grade(request), {(namespace, account)})
-        return await self._call(self._stub.AddHost, request)
+        before = await self._approve([identity], _grade(request), {(namespace, account)})
+        try:
+            return await self._call(self._stub.AddHost, request)
+        except (InvalidInput, Conflict, Denied, LimitReached):
+            await self._approve_no_more(before)
+            raise
 
     async def remove_host(self, name: str) -> None:
         hosts = await self.hosts()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from appliance.api.client import AdminClient
+from appliance.cli.output import errors
 from appliance.paths import Paths
 
 Result = TypeVar("Result")
@@ -22,6 +23,9 @@ class Context:
 
         async def run() -> Result:
             async with AdminClient(self.paths) as client:
-                return await act(client)
+                result = await act(client)
+                for line in client.left_undone:
+                    errors.print(f"sluice: done, but {line}", markup=False, soft_wrap=True)
+                return result
 
         return asyncio.run(run())

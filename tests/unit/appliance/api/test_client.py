@@ -9,7 +9,7 @@ import pytest
 from appliance.api import client as module
 from appliance.api.client import AdminClient, pb
 from appliance.ca.issue import Approval
-from appliance.errors import Denied
+from appliance.errors import Conflict, Denied, Unavailable
 from dataplane.snapshot import Grade
 
 TD = "spiffe://a.example"
@@ -141,3 +141,35 @@ async def test_revoking_withdraws_unless_another_host_is_the_same(ca: FakeCa) ->
     assert f"{TD}/ns/default/sa/web" in ca.held
     await client.revoke_host("db1")
     assert f"{TD}/ns/default/sa/db" not in ca.held
+
+
+@pytest.mark.parametrize("before", [None, Grade.L3])
+async def test_a_host_that_was_not_added_is_not_approved(
+    ca: FakeCa, monkeypatch: pytest.MonkeyPatch, before: Grade | None
+) -> None:
+    identity = f"{TD}/ns/default/sa/db9"
+    ca.held = {identity: before} if before is not None else {}
+    held = dict(ca.held)
+    stub = FakeStub()
+
+    async def refuse(request: pb.AddHostRequest, **options: float) -> pb.AddHostReply:
+        assert ca.held == {identity: Grade.KEY}
+        raise Conflict("host db9 is there already")
+
+    monkeypatch.setattr(stub, "AddHost", refuse)
+    with pytest.raises(Conflict):
+        await client_of(stub).add_host(pb.AddHostRequest(name="db9", agent=True))
+    assert ca.held == held
+
+
+async def test_a_revocation_is_done_when_the_ca_does_not_answer(
+    ca: FakeCa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent() -> tuple[Approval, ...]:
+        raise Unavailable("the CA does not answer")
+
+    monkeypatch.setattr(ca, "approvals", silent)
+    client = client_of(FakeStub())
+    assert await client.revoke_host("db1") == pb.RevokeReply()
+    (line,) = client.left_undone
+    assert f"sluice ca withdraw {TD}/ns/default/sa/db" in line
