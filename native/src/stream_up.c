@@ -235,6 +235,13 @@ enum outcome up_handshake(struct stream *s)
     }
     if (r == 0)
         return OUTCOME_WAIT;
+    /* The certificate may have been looked at by an older snapshot. No publish looks at a leg that
+     * is still shaking hands. */
+    uint16_t reason = tls_peer_recheck(s->up.tls, s->env->snapshot, clock_real_s());
+    if (reason != DP_REASON_NONE) {
+        (void)stream_refuse(s, reason, "%s", tls_detail(s->up.tls));
+        return try_next(s);
+    }
     snprintf(s->dst_id, sizeof(s->dst_id), "%s", tls_peer(s->up.tls)->id);
     return OUTCOME_DONE;
 }
