@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from appliance.config import own
 from appliance.enroll import code as codes_
 from appliance.enroll.admit import new_code
 from appliance.enroll.peer_join import join_peer
@@ -69,7 +70,11 @@ class Membership:
     # -- hosts -----------------------------------------------------------------------------------
 
     async def add_host(self, host: Host, services: Sequence[str], by: str) -> Code | None:
-        """An agentless host is active at once; one with an agent gets a code to join with."""
+        """An agentless host is active at once; one with an agent gets a code to join with.
+
+        Raises InvalidInput and Conflict.
+        """
+        self._check_place(host)
         identity = workload_id(self._site.trust_domain, host.namespace, host.service_account)
         made = None
         if host.kind is HostKind.AGENT:
@@ -87,6 +92,7 @@ class Membership:
 
     async def remove_host(self, name: str, by: str) -> None:
         """Those of its own leaves that live still are denied."""
+        self._check_registered(name)
         with self._store.transaction():
             serials = self._hosts.leaves(name, self._now())
             host = self._hosts.remove(name)
@@ -98,6 +104,7 @@ class Membership:
 
     async def revoke_host(self, name: str, by: str) -> Revoked:
         """Its sessions here end now. Raises NotFound, Conflict, or what the publish raises."""
+        self._check_registered(name)
         with self._store.transaction():
             host = self._hosts.revoke(name)
             self._codes.drop(codes_.HOST, name)
@@ -119,6 +126,34 @@ class Membership:
             told=tuple(sorted(name for name, number in heard.items() if number >= last)),
             not_told=tuple(sorted(name for name, number in heard.items() if number < last)),
         )
+
+    def _check_place(self, host: Host) -> None:
+        """What a document of a host is held to as well (config.verify)."""
+        spec = self._site.spec
+        if host.interface and host.interface not in spec.hosts.interfaces:
+            raise InvalidInput(
+                f"{host.interface} is no interface that hosts are on: write one of "
+                f"{', '.join(spec.hosts.interfaces)}"
+            )
+        for address in host.addresses:
+            own_ = address in spec.hosts.addresses or address in spec.mesh.addresses
+            if own_ or address in spec.vip.ipv4 or address in spec.vip.ipv6:
+                raise InvalidInput(
+                    f"{address} is the appliance's own or a virtual one: give the host's"
+                )
+        for doc in self._publisher.model.of(own.Host):
+            shared = set(doc.spec.addresses) & set(host.addresses)
+            if doc.name == host.name or shared:
+                what = f"has {min(map(str, shared))}" if shared else "has this name"
+                raise Conflict(f"{doc} {what}: delete that document first, or choose another")
+
+    def _check_registered(self, name: str) -> None:
+        if any(doc.name == name for doc in self._publisher.model.of(own.Host)) and not any(
+            host.name == name for host in self._view.now.hosts
+        ):
+            raise Conflict(
+                f"host {name} is of a document: delete that, `sluice delete host {name}`"
+            )
 
     def _deny(self, host: Host, serials: Sequence[str]) -> None:
         """All of them: a host that renewed holds the leaf before it too."""

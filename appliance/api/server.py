@@ -27,7 +27,7 @@ from appliance.compile import hosts
 from appliance.compile.hosts import host_id, leaf_key
 from appliance.config.load import Source
 from appliance.config.model import KINDS, dump_document
-from appliance.errors import ApplianceError, InvalidInput, LimitReached
+from appliance.errors import ApplianceError, InvalidInput, LimitReached, NotFound
 from appliance.leaves import Leaves
 from appliance.membership import Membership
 from appliance.observe.audit import Audit, Entry
@@ -98,6 +98,16 @@ def details(error: ApplianceError) -> str:
         kept.append(line)
     more = len(lines) - len(kept)
     return "\n".join([*kept, f"… and {more} more"]) if kept else text[: DETAILS_MAX // 4]
+
+
+def kind_of(text: str) -> str:
+    """ "destinationrules" -> "DestinationRule". Raises InvalidInput."""
+    for _, kind in KINDS:
+        plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+        if text.lower() in (kind.lower(), plural.lower()):
+            return kind
+    known = ", ".join(sorted(kind for _, kind in KINDS))
+    raise InvalidInput(f"{text[:80]!r} is no kind of document: write one of {known}")
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
@@ -189,17 +199,17 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         generations = self._revisions.generations(current)
         waits = self._revisions.pending()
         status = "waits to be confirmed" if waits and waits.revision == current else "applied"
-        kind = request.kind.lower()
-        return pb.DocumentList(
-            revision=current,
-            documents=[
-                messages.document(doc, dump_document(doc), generations.get(doc.key, 0), status)
-                for doc in self._publisher.model.documents
-                if kind in ("", doc.kind.lower(), f"{doc.kind.lower()}s")
-                and request.namespace in ("", doc.namespace)
-                and request.name in ("", doc.name)
-            ],
-        )
+        kind = kind_of(request.kind) if request.kind else ""
+        documents = [
+            messages.document(doc, dump_document(doc), generations.get(doc.key, 0), status)
+            for doc in self._publisher.model.documents
+            if kind in ("", doc.kind)
+            and request.namespace in ("", doc.namespace)
+            and request.name in ("", doc.name)
+        ]
+        if request.name and not documents:
+            raise NotFound(f"there is no {kind} {request.name[:80]!r}: see `sluice get`")
+        return pb.DocumentList(revision=current, documents=documents)
 
     @answers()
     async def History(self, request: pb.ListRequest, context: Call) -> pb.RevisionList:
@@ -268,9 +278,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     @answers(write=True)
     async def Delete(self, request: pb.DeleteRequest, context: Call) -> pb.ApplyReply:
-        kinds = {kind.lower(): kind for _, kind in KINDS}
-        kind = kinds.get(request.kind.lower(), request.kind)
-        key = kind, request.namespace or "default", request.name
+        key = kind_of(request.kind), request.namespace or "default", request.name
         by = self.caller(context).name
         return messages.outcome(await self._applier.delete(key, by=by, dry_run=request.dry_run))
 

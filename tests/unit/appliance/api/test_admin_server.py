@@ -171,6 +171,11 @@ async def test_documents_go_in_and_come_out(api: Api) -> None:
     await client.confirm()
     assert (await client.documents("Service", "default", "one"))[0].status == "applied"
     assert await client.documents("Service", "other") == []
+    assert await client.documents("authorizationpolicies") == []
+    with pytest.raises(NotFound, match="no Service 'two'"):
+        await client.documents("service", "", "two")
+    with pytest.raises(InvalidInput, match="is no kind of document: write one of"):
+        await client.documents("nonsense")
     (revision,) = await client.history()
     assert (revision.by, revision.state) == ("ann", "applied")
     await client.delete("service", "default", "one")

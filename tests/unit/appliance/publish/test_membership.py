@@ -21,7 +21,7 @@ from appliance.registry.model import HostState, ImportedService, PeerState, Serv
 from appliance.site import Vip
 from tests.unit.appliance.api.pki import Pki
 from tests.unit.appliance.publish.world import World
-from tests.unit.appliance.sites import SITE
+from tests.unit.appliance.sites import SITE, model, own
 
 B = Pki("b.example")
 OFFER = PeerOffer(
@@ -64,6 +64,35 @@ async def joined(world: World, name: str, serial: str, address: str) -> None:
         name, f"key of {name}", serial, int(world.time) + 86_400, ip_address(address)
     )
     await world.publisher.settle()
+
+
+@pytest.mark.parametrize(
+    ("address", "interface", "problem"),
+    [
+        (str(SITE.spec.hosts.addresses[0]), "", "the appliance's own"),
+        (str(SITE.spec.mesh.addresses[0]), "", "the appliance's own"),
+        (str(SITE.spec.vip.ipv4[9]), "", "a virtual one"),
+        (str(SITE.spec.vip.ipv6[9]), "", "a virtual one"),
+        ("198.18.0.77", "nosuch0", "no interface that hosts are on"),
+    ],
+)
+async def test_a_host_is_where_hosts_can_be(
+    world: World, address: str, interface: str, problem: str
+) -> None:
+    host = host_of(name="web1", addresses=[address], interface=interface)
+    with pytest.raises(InvalidInput, match=problem):
+        await world.membership.add_host(host, [], "t")
+    assert world.hosts.all() == ()
+
+
+async def test_a_host_of_a_document_is_the_documents(world: World) -> None:
+    world.publisher.wanted(model(own("Host", "hh", "{addresses: [198.18.0.77]}")))
+    for name, address in (("hh", "198.18.0.78"), ("hi", "198.18.0.77")):
+        with pytest.raises(Conflict, match="Host default/hh"):
+            await world.membership.add_host(host_of(name=name, addresses=[address]), [], "t")
+    for act in (world.membership.revoke_host, world.membership.remove_host):
+        with pytest.raises(Conflict, match="sluice delete host hh"):
+            await act("hh", "t")
 
 
 async def test_a_code_is_consumed_by_one_key_and_only_the_newest_is_good(world: World) -> None:
