@@ -77,6 +77,7 @@ class Box:
         self.site = site
         self.paths = Paths(scratch / "state", scratch / "run")
         self.refusals: Counter[str] = Counter()
+        self.layers: Counter[str] = Counter()  # who sealed and opened, client's leg first
         self._task = task
         self._kept = Kept(
             "dataplane",
@@ -114,7 +115,7 @@ class Box:
             self._listeners.close()
             self._tickets.file.close()
             self._key.close()
-            for what, count in self.refusals.most_common(5):
+            for what, count in (*self.layers.most_common(3), *self.refusals.most_common(5)):
                 print(f"{self.site.name}: {count} × {what}", file=sys.stderr)
 
     def pids(self) -> tuple[int, ...]:
@@ -133,9 +134,11 @@ class Box:
 
     async def _read_reports(self) -> None:
         async for report in self.planes.reports():
-            if isinstance(report, FlowEvent) and (
-                report.kind is EventKind.REFUSED or report.reason in BROKEN
-            ):
+            if not isinstance(report, FlowEvent):
+                continue
+            if report.kind is EventKind.OPEN:
+                self.layers[f"{report.down_layer.name} → {report.up_layer.name}".lower()] += 1
+            if report.kind is EventKind.REFUSED or report.reason in BROKEN:
                 self.refusals[f"{report.reason.name}: {report.detail}"] += 1
 
     def _prepare(self, generation: int) -> tuple[Command, AbstractContextManager[Files]]:
