@@ -4,6 +4,8 @@
 
 #include "tls_internal.h"
 
+enum { CONTROLS_MAX = 32 }; /* tickets and key updates in a row, in one read */
+
 static struct tls *tls_of(const struct record *rec)
 {
     return (struct tls *)rec; /* rec is its first member */
@@ -37,16 +39,26 @@ static ssize_t openssl_read(struct record *rec, void *buf, size_t len)
         return tls->read_end;
     }
     size_t total = 0;
+    unsigned controls = 0;
     while (total < len) {
         size_t n = 0;
         ERR_clear_error();
         tls->io_error = 0;
+        tls->io_starved = false;
         if (SSL_read_ex(tls->ssl, (uint8_t *)buf + total, len - total, &n)) {
             tls->drained = false;
             total += n;
             continue;
         }
         ssize_t r = failure(tls, "reading", true);
+        /* After a control record OpenSSL asks for more before it has looked for it. Whether there
+         * is none only the socket can say: it will not tell again of what it has told. */
+        if (r == -EAGAIN && SSL_want_read(tls->ssl) && !tls->io_starved) {
+            if (++controls <= CONTROLS_MAX)
+                continue;
+            tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE, "peer sends control records only");
+            r = -EBADMSG;
+        }
         ERR_clear_error();
         if (r == -EAGAIN) {
             tls->drained = true;

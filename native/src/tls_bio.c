@@ -83,6 +83,7 @@ static int bio_read(BIO *bio, char *buf, int len)
         n = receive_by_inbox(tls, buf, (size_t)len);
     else
         n = receive(tls, buf, (size_t)len);
+    tls->io_starved = n == -EAGAIN;
     if (n > 0)
         return (int)n;
     if (n == 0) {

@@ -47,6 +47,7 @@ struct tls {
     struct tls_refusal refusal;
     int io_error;                /* errno of the last socket call, 0 */
     bool io_eof;                 /* the peer's FIN was read */
+    bool io_starved;             /* the last read of the socket found nothing */
     bool drained;                /* the last read found no whole record */
     bool read_ended, read_end_told; /* read_end is what every further read returns */
     ssize_t read_end;
