@@ -17,10 +17,18 @@ from pydantic import Field, StrictStr, ValidationError
 from appliance.config.field import Labels, Spec
 from appliance.config.model import KINDS, AnyDocument, Document, Key, Model, model_of
 from appliance.config.notes import DocumentErrors, Level, Note, dotted
-from appliance.config.tree import Node, TreeError, documents
+from appliance.config.tree import (
+    DOCUMENTS_MAX,
+    NODES_MAX,
+    Node,
+    TreeError,
+    documents,
+    parts,
+)
 from appliance.identity import LABEL_PATTERN
 
 NOTES_MAX = 100
+KNOWN_CHARS_MAX = 16 * 1024 * 1024
 _NAME = r"^[a-z0-9]([a-z0-9.-]{0,126}[a-z0-9])?$"
 _LABEL = re.compile(LABEL_PATTERN)
 _NAMED_LIKE_DNS = ("Service", "Host")  # their name becomes a label of a mesh name
@@ -54,18 +62,44 @@ class Metadata(Spec):
     annotations: Annotated[dict[str, StrictStr], Field(max_length=64)] = Field(default_factory=dict)
 
 
-def load(sources: Sequence[Source]) -> Model:
-    """Raises DocumentErrors; a document that is there twice is one of them."""
+class Known:
+    """Documents by the text that they were read from: what did not change is not read again.
+    Bounded: the least recent go first."""
+
+    def __init__(self) -> None:
+        self._documents: dict[str, tuple[AnyDocument, ...]] = {}
+        self._chars = 0
+
+    def get(self, text: str) -> tuple[AnyDocument, ...] | None:
+        found = self._documents.pop(text, None)
+        if found is not None:
+            self._documents[text] = found  # the most recent is last
+        return found
+
+    def put(self, text: str, documents: tuple[AnyDocument, ...]) -> None:
+        self._documents[text] = documents
+        self._chars += len(text)
+        while self._chars > KNOWN_CHARS_MAX:
+            oldest = next(iter(self._documents))
+            del self._documents[oldest]
+            self._chars -= len(oldest)
+
+
+def load(sources: Sequence[Source], known: Known | None = None) -> Model:
+    """Raises DocumentErrors; a document that is there twice is one of them. known: what was read
+    before, and is read now."""
     found: dict[Key, AnyDocument] = {}
     notes: list[Note] = []
     for source in sources:
-        for item in _read(source):
+        for item in _read(source, known or Known()):
             if isinstance(item, Note):
                 notes.append(item)
                 continue
-            first = found.setdefault(item.key, item)
-            if first is not item:
-                place = f"{first.file}:{first.node.line if first.node else 0}"
+            first = found.get(item.key)
+            if first is None:
+                found[item.key] = item
+            else:
+                place = f"{first.file}:{first.line_at(())}"
                 text = f"duplicate: {item} is in {place} too; keep one"
                 notes.append(item.note(Level.REFUSED, ("metadata", "name"), text))
         if len(notes) > NOTES_MAX:
@@ -75,18 +109,55 @@ def load(sources: Sequence[Source]) -> Model:
     return model_of(found.values())
 
 
-def _read(source: Source) -> Iterator[AnyDocument | Note]:
+def _read(source: Source, known: Known) -> Iterator[AnyDocument | Note]:
+    above = nodes = count = 0
     try:
-        for root in documents(source.text):
-            yield from _document(source.file, root)
+        for part in parts(source.text):
+            above = part.above
+            read: list[AnyDocument | Note] = []
+            documents_ = known.get(part.text)
+            if documents_ is not None:
+                nodes += sum(doc.node.size for doc in documents_ if doc.node)
+                count += len(documents_)
+                read += (doc.at(source.file, above) for doc in documents_)
+            else:
+                for root in documents(part.text):
+                    nodes, count = nodes + root.size, count + 1
+                    _check_size(nodes, count, root.line)
+                    if root.value is not None:
+                        read += _document(_Place(source.file, above, root))
+                good = tuple(item for item in read if isinstance(item, Document))
+                if len(good) == len(read):
+                    known.put(part.text, good)
+            _check_size(nodes, count, 0)
+            yield from read
     except TreeError as error:
-        yield Note(Level.REFUSED, source.file, error.line, "", error.text)
+        line, text = error.below(above)
+        yield Note(Level.REFUSED, source.file, line, "", text)
 
 
-def _document(file: str, root: Node) -> Iterator[AnyDocument | Note]:
-    def refused(path: tuple[str | int, ...], text: str) -> Note:
-        return Note(Level.REFUSED, file, root.line_at(path), dotted(path), text)
+def _check_size(nodes: int, count: int, line: int) -> None:
+    if nodes > NODES_MAX or count > DOCUMENTS_MAX:
+        raise TreeError(
+            line, f"more than {NODES_MAX} values or {DOCUMENTS_MAX} documents: split it"
+        )
 
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a document is read from."""
+
+    file: str
+    above: int  # lines before the part of the file that root's lines count in
+    root: Node
+
+    def refused(self, path: Sequence[str | int], text: str) -> Note:
+        line = self.above + self.root.line_at(path)
+        return Note(Level.REFUSED, self.file, line, dotted(path), text)
+
+
+def _document(place: _Place) -> Iterator[AnyDocument | Note]:
+    root, refused = place.root, place.refused
     if not isinstance(root.value, dict):
         yield refused((), "not a document: write apiVersion, kind, metadata and spec")
         return
@@ -103,8 +174,8 @@ def _document(file: str, root: Node) -> Iterator[AnyDocument | Note]:
     if isinstance(spec_class, str):
         yield refused(("kind",), spec_class)
         return
-    metadata = _validated(Metadata, data.get("metadata"), "metadata", file, root)
-    spec = _validated(spec_class, data.get("spec", {}), "spec", file, root)
+    metadata = _validated(Metadata, data.get("metadata"), "metadata", place)
+    spec = _validated(spec_class, data.get("spec", {}), "spec", place)
     problems = [*(metadata if isinstance(metadata, list) else ()),
                 *(spec if isinstance(spec, list) else ())]  # fmt: skip
     if isinstance(metadata, Metadata):
@@ -114,7 +185,7 @@ def _document(file: str, root: Node) -> Iterator[AnyDocument | Note]:
         return
     yield Document(
         api_version, kind, metadata.namespace, metadata.name, spec,
-        metadata.labels, metadata.annotations, file, root,
+        metadata.labels, metadata.annotations, place.file, place.above, root,
     )  # fmt: skip
 
 
@@ -135,13 +206,13 @@ def _spec_class(api_version: str, kind: str) -> type[Spec] | str:
     return f"{kind[:80]!r} is not a kind known here: write one of {known}"
 
 
-def _validated(model: type[Any], data: Any, part: str, file: str, root: Node) -> Any | list[Note]:
+def _validated(model: type[Any], data: Any, part: str, place: _Place) -> Any | list[Note]:
     try:
         return model.model_validate(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         return [
-            _note(model, details, part, file, root)
+            _note(model, details, part, place)
             for details in found
             if details["type"] != "too_short" or not _follows(details["loc"], found)
         ]
@@ -152,7 +223,7 @@ def _follows(path: tuple[Any, ...], found: Sequence[Any]) -> bool:
     return any(other["loc"][: len(path)] == path != other["loc"] for other in found)
 
 
-def _note(model: type[Spec], details: Any, part: str, file: str, root: Node) -> Note:
+def _note(model: type[Spec], details: Any, part: str, place: _Place) -> Note:
     path = (part, *details["loc"])
     if path[-1] == "[key]":
         path = path[:-1]
@@ -177,7 +248,7 @@ def _note(model: type[Spec], details: Any, part: str, file: str, root: Node) -> 
         text = "write true or false"
     elif kind == "string_pattern_mismatch":
         text = "malformed: use lower case letters, digits and hyphens, at most 63 in a label"
-    return Note(Level.REFUSED, file, root.line_at(path), dotted(path), text)
+    return place.refused(path, text)
 
 
 def _hint(model: type[Spec], path: Sequence[str | int]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Self, TypeVar
 
 import yaml
 
@@ -44,6 +44,7 @@ class Document(Generic[S_co]):
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     file: str = field(default="", compare=False)
+    above: int = field(default=0, compare=False)  # lines of the file before the node's
     node: Node | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -54,8 +55,17 @@ class Document(Generic[S_co]):
         return f"{self.kind} {self.namespace}/{self.name}"
 
     def note(self, level: Level, path: tuple[str | int, ...], text: str) -> Note:
-        line = self.node.line_at(path) if self.node else 0
-        return Note(level, self.file or str(self), line, dotted(path), text)
+        return Note(level, self.file or str(self), self.line_at(path), dotted(path), text)
+
+    def line_at(self, path: tuple[str | int, ...]) -> int:
+        """In its file; 0 = unknown."""
+        return self.above + self.node.line_at(path) if self.node else 0
+
+    def at(self, file: str, above: int) -> Self:
+        """The same, read from another place."""
+        if (file, above) == (self.file, self.above):
+            return self
+        return replace(self, file=file, above=above)
 
 
 AnyDocument = Document[Spec]
@@ -104,7 +114,7 @@ def _what(old: AnyDocument | None, new: AnyDocument | None) -> str:
         return "created"
     if new is None:
         return "deleted"
-    return "unchanged" if old == new else "changed"
+    return "unchanged" if old is new or old == new else "changed"
 
 
 def plain_document(doc: AnyDocument) -> dict[str, Any]:

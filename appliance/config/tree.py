@@ -19,21 +19,34 @@ NODES_MAX = 500_000  # of a source, after expansion of aliases
 DOCUMENTS_MAX = 20_000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_NULL = {"", "~", "null", "Null", "NULL"}
-_BOOLEAN = {"true": True, "True": True, "TRUE": True, "false": False, "False": False,
-            "FALSE": False}  # fmt: skip
+_WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None,
+          "true": True, "True": True, "TRUE": True,
+          "false": False, "False": False, "FALSE": False}  # fmt: skip
+_NUMERIC = frozenset("+-.0123456789")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _STARTS = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
 _ENDS = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+_MARK = re.compile(r"^---(?=[ \t\n]|\Z)", re.MULTILINE)
+# A directive, the end of a document, or an end of line that only YAML takes for one.
+_NOT_CUT = re.compile(r"^(%|\.\.\.)|[\r\x85\u2028\u2029]", re.MULTILINE)
 STRING_TAG = "tag:yaml.org,2002:str"
 
 
 class TreeError(Exception):
-    def __init__(self, line: int, text: str) -> None:
+    """line: 0 = of no line in particular; first: where what is there twice is for the first time,
+    0 = nothing is."""
+
+    def __init__(self, line: int, text: str, first: int = 0) -> None:
         super().__init__(text)
-        self.line = line
-        self.text = text
+        self.line, self.text, self.first = line, text, first
+
+    def below(self, above: int) -> tuple[int, str]:
+        """Line and text where so many lines are above."""
+        line = self.line + above if self.line else 0
+        if self.first:
+            return line, f"{self.text}: it is on line {self.first + above} too; keep one"
+        return line, self.text
 
 
 @dataclass(slots=True)
@@ -98,49 +111,90 @@ class _Builder:
         if not self.stack:
             return node
         top = self.stack[-1]
-        if isinstance(top.node.value, list):
-            top.node.value.append(node)
+        value = top.node.value
+        if type(value) is list:
+            value.append(node)
         elif top.key is None:
-            self._take_key(top, node)
+            self._take_key(top, node.value, node.line)
             return None
         else:
-            top.node.value[top.key] = Node(top.key_line, node.value, node.size, node.height)
+            value[top.key] = Node(top.key_line, node.value, node.size, node.height)
             top.key = None
-        top.node.size += node.size
-        top.node.height = max(top.node.height, node.height + 1)
-        if top.node.size > NODES_MAX:
-            raise TreeError(node.line, f"more than {NODES_MAX} values: split it")
+        self._grow(top.node, node.line, node.size, node.height)
         return None
 
-    def _take_key(self, top: _Open, node: Node) -> None:
-        if not isinstance(node.value, str):
-            raise TreeError(node.line, f"the key {node.value!r} is not text: put it in quotes")
-        if not node.value:
-            raise TreeError(node.line, "an empty key: give it a name")
-        if node.value in top.node.value:
-            first = top.node.value[node.value].line
-            raise TreeError(
-                node.line, f"duplicate key {node.value!r}: it is on line {first} too; keep one"
-            )
-        top.key, top.key_line = node.value, node.line
+    def add_scalar(self, event: Any, line: int) -> Node | None:
+        """Most of a text: none of the steps that only others need."""
+        if event.anchor is not None or not self.stack:
+            node = Node(line, _scalar(event, line))
+            if event.anchor is not None:
+                self.anchors[event.anchor] = node
+            return self.add(node)
+        top = self.stack[-1]
+        value = top.node.value
+        if type(value) is list:
+            value.append(Node(line, _scalar(event, line)))
+        elif top.key is None:
+            _check_tag(event, line)
+            self._take_key(top, event.value, line)
+            return None
+        else:
+            value[top.key] = Node(top.key_line, _scalar(event, line))
+            top.key = None
+        self._grow(top.node, line, 1, 1)
+        return None
+
+    def _grow(self, node: Node, line: int, size: int, height: int) -> None:
+        node.size += size
+        if height >= node.height:
+            node.height = height + 1
+        if node.size > NODES_MAX:
+            raise TreeError(line, f"more than {NODES_MAX} values: split it")
+
+    def _take_key(self, top: _Open, key: Any, line: int) -> None:
+        if not isinstance(key, str):
+            raise TreeError(line, f"the key {key!r} is not text: put it in quotes")
+        if not key:
+            raise TreeError(line, "an empty key: give it a name")
+        if key in top.node.value:
+            raise TreeError(line, f"duplicate key {key!r}", top.node.value[key].line)
+        top.key, top.key_line = key, line
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Whole documents of a text. Equal parts read equal, wherever they stand."""
+
+    above: int  # lines of the text before it
+    text: str
+
+
+def parts(text: str) -> Sequence[Part]:
+    """The text cut before each `---`, where that is sure to be between documents. Raises
+    TreeError."""
+    if len(text.encode("utf-8", "surrogatepass")) > BYTES_MAX:
+        raise TreeError(0, f"longer than {BYTES_MAX} bytes: split it")
+    if _NOT_CUT.search(text):
+        return [Part(0, text)]
+    found, line, start = [], 0, 0
+    for mark in _MARK.finditer(text):
+        end = mark.start()
+        found.append(Part(line, text[start:end]))
+        line += text.count("\n", start, end)
+        start = end
+        if len(found) > DOCUMENTS_MAX:
+            raise TreeError(line, f"more than {DOCUMENTS_MAX} documents: split it")
+    return [*found, Part(line, text[start:])]
 
 
 def documents(text: str) -> Iterator[Node]:
-    """Each YAML document's root; empty ones are left out. Raises TreeError."""
-    if len(text.encode("utf-8", "surrogatepass")) > BYTES_MAX:
-        raise TreeError(0, f"longer than {BYTES_MAX} bytes: split it")
-    builder, total, count = _Builder(), 0, 0
+    """Each YAML document's root, also of empty ones (None). Raises TreeError."""
+    builder = _Builder()
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             root = _step(builder, event)
-            if root is None:
-                continue
-            total, count = total + root.size, count + 1
-            if total > NODES_MAX or count > DOCUMENTS_MAX:
-                raise TreeError(root.line, f"more than {NODES_MAX} values or {DOCUMENTS_MAX} "
-                                           "documents: split it")  # fmt: skip
-            builder = _Builder()
-            if root.value is not None:
+            if root is not None:
+                builder = _Builder()
                 yield root
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -153,10 +207,7 @@ def _step(builder: _Builder, event: Any) -> Node | None:
     line = event.start_mark.line + 1 if event.start_mark else 0
     kind = type(event)
     if kind is yaml.ScalarEvent:
-        node = Node(line, _scalar(builder, event, line))
-        if event.anchor is not None:
-            builder.anchors[event.anchor] = node
-        return builder.add(node)
+        return builder.add_scalar(event, line)
     if kind in _ENDS:
         return builder.close()
     if kind in _STARTS:
@@ -173,23 +224,24 @@ def _step(builder: _Builder, event: Any) -> Node | None:
     return None
 
 
-def _scalar(builder: _Builder, event: Any, line: int) -> Any:
-    text = event.value
+def _scalar(event: Any, line: int) -> Any:
+    if event.tag is not None or event.style:  # C's parser says "" for plain
+        _check_tag(event, line)
+        return event.value
+    return plain_scalar(event.value)
+
+
+def _check_tag(event: Any, line: int) -> None:
     if event.tag is not None and event.tag not in ("!", STRING_TAG):
         raise TreeError(line, f"the tag {event.tag!r} is not allowed: remove it")
-    top = builder.stack[-1] if builder.stack else None
-    is_key = top is not None and isinstance(top.node.value, dict) and top.key is None
-    if event.tag is not None or event.style or is_key:  # C's parser says "" for plain
-        return text
-    return plain_scalar(text)
 
 
 def plain_scalar(text: str) -> Any:
     """What an unquoted scalar means in YAML 1.2's core schema, less octal and hexadecimal."""
-    if text in _NULL:
-        return None
-    if text in _BOOLEAN:
-        return _BOOLEAN[text]
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] not in _NUMERIC:
+        return text
     if _INTEGER.fullmatch(text):
         return int(text)
     if _NUMBER.fullmatch(text) and not (text.isdigit() and text[0] == "0"):

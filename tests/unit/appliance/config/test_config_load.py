@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from appliance.config import istio, own
-from appliance.config.load import Source, load
+from appliance.config.load import Known, Source, load
 from appliance.config.model import Model, changes, diff, dump, merge, without
 from appliance.config.notes import DocumentErrors
-from appliance.config.tree import BYTES_MAX, TreeError, documents
+from appliance.config.tree import BYTES_MAX, DOCUMENTS_MAX, TreeError, documents, parts
 
 DATA = Path(__file__).parents[3] / "data" / "istio"
 
@@ -236,6 +236,64 @@ def test_aliases_are_expanded() -> None:
     assert root.plain() == {"a": {"b": 1}, "c": {"b": 1}}
     with pytest.raises(TreeError):
         list(documents("c: *x\n"))
+
+
+def test_known_documents_are_not_read_again_but_stand_where_they_are() -> None:
+    known = Known()
+    second = POLICY + "spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.1]}}]}]}\n"
+    first = load([Source("a.yaml", HEAD + "spec: {host: a}\n---\n" + second)], known)
+    again = load([Source("b.yaml", HEAD + "spec:\n  host: b\n---\n" + second)], known)
+    policy, policy_again = first.documents[0], again.documents[0]
+    assert policy_again.spec is policy.spec
+    assert (policy.file, policy.line_at(("spec",))) == ("a.yaml", 9)
+    assert (policy_again.file, policy_again.line_at(("spec",))) == ("b.yaml", 10)
+    with pytest.raises(
+        DocumentErrors, match=r"b\.yaml:3: metadata\.name: duplicate: .* b\.yaml:1 "
+    ):
+        load([Source("b.yaml", second), Source("b.yaml", second)], known)
+
+
+def test_what_is_wrong_is_read_and_said_each_time() -> None:
+    known = Known()
+    for _ in range(2):
+        with pytest.raises(DocumentErrors, match=r"a\.yaml:9: spec\.x: unknown field"):
+            load(
+                [Source("a.yaml", HEAD + "spec: {host: a}\n---\n" + POLICY + "spec: {x: 1}")], known
+            )
+
+
+def test_no_more_is_known_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = [HEAD.replace("name: a", f"name: a{n}") + "spec: {host: a}\n" for n in range(3)]
+    monkeypatch.setattr("appliance.config.load.KNOWN_CHARS_MAX", len(text[0]) * 2)
+    known = Known()
+    for each in (text[0], text[1], text[0], text[2]):
+        load([Source("a.yaml", each)], known)
+    assert [known.get(each) is not None for each in text] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a: 1\n---\nb: 2\n--- \nc: 3\n---", [(0, "a: 1\n"), (1, "---\nb: 2\n"),
+                                              (3, "--- \nc: 3\n"), (5, "---")]),
+        ("--- {a: 1}\n---b: 2\n", [(0, ""), (0, "--- {a: 1}\n---b: 2\n")]),
+        ("a: |\n  x\n  ---\n", [(0, "a: |\n  x\n  ---\n")]),
+        ("%YAML 1.2\n---\na: 1\n", [(0, "%YAML 1.2\n---\na: 1\n")]),
+        ("a: 1\n...\n---\nb: 2\n", [(0, "a: 1\n...\n---\nb: 2\n")]),
+        ("a: 1\r\n---\r\nb: 2\r\n", [(0, "a: 1\r\n---\r\nb: 2\r\n")]),
+    ],
+)  # fmt: skip
+def test_a_text_is_cut_only_between_documents(text: str, found: list[tuple[int, str]]) -> None:
+    assert [(part.above, part.text) for part in parts(text)] == found
+
+
+def test_lines_and_limits_count_over_all_parts() -> None:
+    (line,) = refusals(HEAD + "spec: {host: a}\n---\n" + HEAD + "spec:\n  host: b\n  host: c\n")
+    assert line == "a.yaml:11: duplicate key 'host': it is on line 10 too; keep one"
+    (line,) = refusals("---\n" * (DOCUMENTS_MAX + 2))
+    assert f"more than {DOCUMENTS_MAX} documents: split it" in line
+    item = f"---\n- [{'1,' * 30_000}]\n"
+    assert any("values or" in line for line in refusals(item * 18))
 
 
 def test_merge_without_changes_and_diff() -> None:
