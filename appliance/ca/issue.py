@@ -31,6 +31,9 @@ BACKDATE_S = 300  # clocks of hosts are not ours
 CSR_BYTES_MAX = 16_384
 CA_YEARS = 10
 
+# What `cryptography` may raise for a CSR that is none; InvalidVersion is no ValueError.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion)
+
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -157,10 +160,10 @@ def check_csr(csr_der: bytes, spiffe_id: str) -> x509.CertificateSigningRequest:
         key = csr.public_key()
         _check_key(key)
         _check_wishes(csr, spiffe_id)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise InvalidInput("CSR is malformed or of a kind that is not supported") from error
     except x509.DuplicateExtension as error:
         raise InvalidInput("CSR has an extension twice") from error
+    except _UNREADABLE as error:
+        raise InvalidInput("CSR is malformed or of a kind that is not supported") from error
     return csr
 
 
@@ -171,7 +174,7 @@ def key_hash(csr_der: bytes) -> str:
         spki = key.public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise InvalidInput("CSR is malformed or of a kind that is not supported") from error
     digest = hashes.Hash(hashes.SHA256())
     digest.update(spki)
