@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from appliance.compile import compile
-from appliance.config.load import Source, load
+from appliance.compile import Mesh, compile, leaf_needs
+from appliance.config.load import Known, Source, load
 from appliance.config.model import (
     Change,
     Key,
@@ -34,6 +34,7 @@ from appliance.publish import Publisher
 from appliance.registry.revisions import Pending, Revisions
 from appliance.registry.view import RegistryView
 from appliance.site import Site
+from appliance.stopwatch import Stopwatch
 from appliance.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,15 @@ class Outcome:
     diff: str = ""
     confirm_deadline: int = 0  # UNIX seconds; 0 = none
     apply_ms: float = 0.0  # from request until every worker ran it
-    identities: tuple[str, ...] = ()  # that the CA must have approved
+    identities: tuple[str, ...] = ()  # that the CA must have approved first
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Documents with the registry, and what verify says of them."""
+
+    mesh: Mesh
+    notes: Sequence[Note]
 
 
 class Applier:
@@ -71,6 +80,8 @@ class Applier:
         self._lock = asyncio.Lock()
         self._tasks = Tasks()
         self._wake = asyncio.Event()
+        self._known = Known()
+        self._judged: _Judged | None = None  # what was looked at last: it may be applied next
 
     # -- what may be asked -----------------------------------------------------------------------
 
@@ -80,18 +91,27 @@ class Applier:
         *,
         by: str,
         dry_run: bool = False,
+        approve_first: bool = False,
         confirm_s: int = 0,
         replace: bool = False,
     ) -> Outcome:
-        """Raises DocumentErrors with all that is wrong, Conflict, Unavailable, LimitReached."""
+        """approve_first: when the CA has yet to sign for an identity, changes nothing and says
+        which. Raises DocumentErrors with all that is wrong, Conflict, Unavailable, LimitReached."""
         if confirm_s > CONFIRM_SECONDS_MAX:
             raise InvalidInput("a change waits for its confirmation seven days at most")
-        given = await asyncio.to_thread(load, sources)
+        given = await asyncio.to_thread(load, sources, self._known)
 
         def wanted(before: Model) -> Model:
             return given if replace else merge(before, given)
 
-        return await self._change(wanted, given, by=by, dry_run=dry_run, confirm_s=confirm_s)
+        return await self._change(
+            wanted,
+            given,
+            by=by,
+            dry_run=dry_run,
+            approve_first=approve_first,
+            confirm_s=confirm_s,
+        )
 
     async def delete(self, key: Key, *, by: str, dry_run: bool = False) -> Outcome:
         """Raises NotFound, Conflict, Unavailable."""
@@ -105,7 +125,8 @@ class Applier:
 
     async def rollback(self, revision: int, *, by: str, dry_run: bool = False) -> Outcome:
         """To the documents of a revision, as a new revision."""
-        model = await asyncio.to_thread(load, self._revisions.sources(revision))
+        sources = self._revisions.sources(revision)
+        model = await asyncio.to_thread(load, sources, self._known)
         return await self._change(
             lambda _: model, Model(), by=by, dry_run=dry_run, summary=f"back to revision {revision}"
         )
@@ -125,7 +146,7 @@ class Applier:
         would change now."""
         current = self._publisher.model
         if sources:
-            given = await asyncio.to_thread(load, sources)
+            given = await asyncio.to_thread(load, sources, self._known)
             return diff(current, merge(current, given))
         newer = newer or self._revisions.current
         older = older or self._revisions.before(newer)
@@ -184,12 +205,19 @@ class Applier:
         *,
         by: str,
         dry_run: bool = False,
+        approve_first: bool = False,
         confirm_s: int = 0,
         summary: str = "",
     ) -> Outcome:
         """Goes on to its end when the caller goes away."""
         work = self._locked(
-            wanted, given, by=by, dry_run=dry_run, confirm_s=confirm_s, summary=summary
+            wanted,
+            given,
+            by=by,
+            dry_run=dry_run,
+            approve_first=approve_first,
+            confirm_s=confirm_s,
+            summary=summary,
         )
         return await self._tasks.finish(work, "change")
 
@@ -200,62 +228,70 @@ class Applier:
         *,
         by: str,
         dry_run: bool,
+        approve_first: bool,
         confirm_s: int,
         summary: str,
     ) -> Outcome:
-        began = time.monotonic()
         async with self._lock:
+            watch = Stopwatch()
             before = self._publisher.model
             after = wanted(before)
             if not dry_run:
                 self._revisions.refuse_while_pending()
-            notes = await asyncio.to_thread(self._verified, before, after, given)
+            judged = await asyncio.to_thread(self._verified, before, after, given)
+            watch.lap("verified")
             mine = {doc.key for doc in given.documents}
             files = {doc.file for doc in given.documents}
-            told = tuple(note for note in notes if note.file in files)
+            told = tuple(note for note in judged.notes if note.file in files)
             what = tuple(
                 each
                 for each in changes(before, after)
                 if each.what != "unchanged" or (each.kind, each.namespace, each.name) in mine
             )
             if dry_run:
-                return await self._dry(before, after, what, told)
+                return await self._dry(before, judged.mesh, what, told)
             if all(each.what == "unchanged" for each in what):
                 return Outcome(self._revisions.current, what, told)
+            if approve_first and (new := self._unsigned(judged.mesh)):
+                return Outcome(self._revisions.current, what, told, identities=new)
             now = int(self._clock())
             deadline = now + confirm_s if confirm_s else 0
+            summary = summary or _summary(what)
             revision = self._revisions.begin(
-                after,
-                before,
-                now=now,
-                by=by,
-                summary=summary or _summary(what),
-                deadline=deadline,
+                after, before, now=now, by=by, summary=summary, deadline=deadline
             )
-            await self._go(revision, after, before)
+            watch.lap("kept")
+            await self._go(revision, judged.mesh, before)
             self._wake.set()
-            self._audit.record(by, "apply", f"revision {revision}: {summary or _summary(what)}")
-            return Outcome(
-                revision,
-                what,
-                told,
-                confirm_deadline=deadline,
-                apply_ms=(time.monotonic() - began) * 1000,
-            )
+            self._audit.record(by, "apply", f"revision {revision}: {summary}")
+            watch.lap("published")
+            log.info("revision %d: %s", revision, watch)
+            return Outcome(revision, what, told, confirm_deadline=deadline, apply_ms=watch.ms)
 
-    def _verified(self, before: Model, after: Model, given: Model) -> list[Note]:
+    def _verified(self, before: Model, after: Model, given: Model) -> _Judged:
         """Raises DocumentErrors for what is wrong with the given ones, and for what this change
         makes wrong with others. What hosts that went have left behind refuses no other change."""
-        registry = self._view.now
-        notes = verify(after, registry, self._site)
-        if bad := refusals(notes):
-            known = set(refusals(verify(before, registry, self._site)))
+        judged = self._judge(after)
+        if bad := refusals(judged.notes):
+            known = set(refusals(verify(Mesh.of(before, judged.mesh.registry, self._site))))
             files = {doc.file for doc in given.documents}
             if bad := [note for note in bad if note.file in files or note not in known]:
                 raise DocumentErrors(bad)
-        return notes
+        return judged
 
-    async def _go(self, revision: int, after: Model, before: Model) -> None:
+    def _judge(self, model: Model) -> _Judged:
+        registry, last = self._view.now, self._judged
+        if last is None or last.mesh.registry is not registry or not _same(last.mesh.model, model):
+            mesh = Mesh.of(model, registry, self._site)
+            last = self._judged = _Judged(mesh, verify(mesh))
+        return last
+
+    def _unsigned(self, mesh: Mesh) -> tuple[str, ...]:
+        """Identities without a leaf."""
+        needs = self._leaves.missing(leaf_needs(mesh))
+        return tuple(dict.fromkeys(need.spiffe_id for need in needs))
+
+    async def _go(self, revision: int, after: Mesh, before: Model) -> None:
         try:
             await self._publisher.replace(after)
         except BaseException as error:
@@ -269,18 +305,16 @@ class Applier:
             raise
 
     async def _dry(
-        self, before: Model, after: Model, what: tuple[Change, ...], notes: tuple[Note, ...]
+        self, before: Model, after: Mesh, what: tuple[Change, ...], notes: tuple[Note, ...]
     ) -> Outcome:
         plan = await self._publisher.plan(after)
-        await asyncio.to_thread(compile, after, plan.registry, self._site, {}, 1)
+        await asyncio.to_thread(compile, plan.mesh, {}, 1)
         return Outcome(
             self._revisions.current,
             what,
             notes,
-            diff=diff(before, after),
-            identities=tuple(
-                dict.fromkeys(need.spiffe_id for need in self._leaves.missing(plan.needs))
-            ),
+            diff=await asyncio.to_thread(diff, before, after.model),
+            identities=self._unsigned(after),
         )
 
     async def _revert(self, reason: str) -> Pending:
@@ -291,6 +325,13 @@ class Applier:
         self._publisher.wanted(await asyncio.to_thread(load, sources))
         await self._publisher.settle()
         return pending
+
+
+def _same(one: Model, other: Model) -> bool:
+    """The very same documents, read from the same places."""
+    return len(one.documents) == len(other.documents) and all(
+        a is b for a, b in zip(one.documents, other.documents, strict=True)
+    )
 
 
 def _not_confirmed(pending: Pending) -> str:

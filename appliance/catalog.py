@@ -5,37 +5,30 @@ Owns lazily made views of the last publish; decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from appliance.compile import ServiceView, exports, services
+from appliance.compile import ServiceView, exports
 from appliance.publish import Published
 from appliance.registry.model import ImportedService
-from appliance.site import Site
 
 
 class Catalog:
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self) -> None:
         self._published: Published | None = None
-        self._views: tuple[ServiceView, ...] | None = None
         self._exports: tuple[ImportedService, ...] | None = None
         self._ports: Mapping[str, tuple[int, ...]] | None = None
 
     def set(self, published: Published) -> None:
         self._published = published
-        self._views = self._exports = self._ports = None
+        self._exports = self._ports = None
 
-    def views(self) -> tuple[ServiceView, ...]:
+    def views(self) -> Collection[ServiceView]:
         """By key."""
-        if self._views is None:
-            now = self._published
-            self._views = services(now.model, now.registry, self._site) if now else ()
-        return self._views
+        return self._published.mesh.views.values() if self._published else ()
 
     def exports(self) -> tuple[ImportedService, ...]:
         if self._exports is None:
-            now = self._published
-            self._exports = exports(now.model, now.registry, self._site) if now else ()
+            self._exports = exports(self._published.mesh) if self._published else ()
         return self._exports
 
     def ports(self, host: str) -> tuple[int, ...]:

@@ -93,7 +93,7 @@ class Daemon:
         self.revocations = Revocations(self.store, site.trust_domain)
         self.revisions = Revisions(self.store)
         self.view = RegistryView(self.hosts, self.services, self.peers, self.revocations)
-        self.catalog = Catalog(site)
+        self.catalog = Catalog()
         self.health = Health(self.view.set_health)
 
         self.leaves = Leaves(self.ca, renewed=lambda: self.publisher.touch())

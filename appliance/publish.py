@@ -17,6 +17,7 @@ from typing import Protocol
 
 from appliance.compile import (
     LeafNeed,
+    Mesh,
     allocations,
     compile,
     endpoint_sets,
@@ -30,6 +31,7 @@ from appliance.registry.model import Registry
 from appliance.registry.store import Store
 from appliance.registry.view import RegistryView
 from appliance.site import Site
+from appliance.stopwatch import Stopwatch
 from dataplane.client import Ack, PublishRefused, PublishUnavailable
 from dataplane.snapshot import EndpointSet, Snapshot
 
@@ -52,10 +54,17 @@ class Target(Protocol):
 class Published:
     """What the data plane runs, as far as we know."""
 
-    model: Model
-    registry: Registry  # with the allocations it was compiled with
+    mesh: Mesh = field(repr=False)  # with the allocations it was compiled with
     snapshot: Snapshot = field(repr=False)  # the last whole one
     applied_ms: float
+
+    @property
+    def model(self) -> Model:
+        return self.mesh.model
+
+    @property
+    def registry(self) -> Registry:
+        return self.mesh.registry
 
     @property
     def version(self) -> int:
@@ -64,11 +73,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a publish of a model would take."""
+    """What a publish takes."""
 
-    registry: Registry
+    mesh: Mesh  # with its allocations
     needs: tuple[LeafNeed, ...]
-    set_keys: tuple[str, ...]
     guests: frozenset[str]  # services that only peers offer
 
 
@@ -137,7 +145,7 @@ class Publisher:
             everything, self._all = self._all, False
             try:
                 if everything or (services and self.published is None):
-                    await self._publish(self.model, strict=False)
+                    await self._publish(await self.mesh(self.model), strict=False)
                 elif services:
                     await self._publish_sets(services)
             except ApplianceError as error:
@@ -150,18 +158,24 @@ class Publisher:
                 self._all = True
                 raise
 
-    async def replace(self, model: Model) -> Published:
-        """Publishes model; it is the wanted one from now on if, and only if, this returns.
+    async def mesh(self, model: Model) -> Mesh:
+        """The model with the registry as it is now."""
+        return await asyncio.to_thread(Mesh.of, model, self._view.now, self._site)
+
+    async def replace(self, mesh: Mesh) -> Published:
+        """Publishes its model; it is the wanted one from now on if, and only if, this returns.
 
         Raises Conflict (the data plane refused it), Unavailable, Denied, LimitReached.
         """
         async with self._lock:
+            if mesh.registry is not self._view.now:
+                mesh = await self.mesh(mesh.model)
             try:
-                published = await self._publish(model, strict=True)
+                published = await self._publish(mesh, strict=True)
             except BaseException:
                 self.touch()  # a newcomer shall get the old one
                 raise
-            self.model = model
+            self.model = mesh.model
             return published
 
     def wanted(self, model: Model) -> None:
@@ -169,10 +183,9 @@ class Publisher:
         self.model = model
         self.touch()
 
-    async def plan(self, model: Model, *, keep: bool = False) -> Plan:
+    async def plan(self, mesh: Mesh, *, keep: bool = False) -> Plan:
         """keep=False changes nothing."""
-        registry, site = self._view.now, self._site
-        need = await asyncio.to_thread(allocations, model, registry, site)
+        need = await asyncio.to_thread(allocations, mesh)
         given = self._allocator.ensure(
             need.vip_keys,
             need.set_keys,
@@ -181,14 +194,15 @@ class Publisher:
             keep=keep,
             guests=need.guests,
         )
-        registry = replace(registry, vips=given.vips, sets=given.sets)
-        needs = await asyncio.to_thread(leaf_needs, model, registry, site)
-        return Plan(registry, needs, need.set_keys, need.guests)
+        registry = replace(mesh.registry, vips=given.vips, sets=given.sets)
+        mesh = await asyncio.to_thread(mesh.allocated, registry)
+        return Plan(mesh, await asyncio.to_thread(leaf_needs, mesh), need.guests)
 
-    async def _publish(self, model: Model, *, strict: bool) -> Published:
-        plan = await self.plan(model, keep=True)
-        registry = plan.registry
-        without = sum(not registry.vips[key] for key in plan.guests)
+    async def _publish(self, mesh: Mesh, *, strict: bool) -> Published:
+        watch = Stopwatch()
+        plan = await self.plan(mesh, keep=True)
+        given = plan.mesh.registry
+        without = sum(not given.vips[key] for key in plan.guests)
         if without > self.without_address:
             log.warning(
                 "%d services of peers have no virtual address, for their half of the range is used "
@@ -196,30 +210,33 @@ class Publisher:
                 without,
             )
         self.without_address = without
+        watch.lap("allocated")
         leaves = await self._leaves.ensure(plan.needs, strict=strict)
         version = self._store.next_number(_VERSION)
-        snapshot = await asyncio.to_thread(compile, model, registry, self._site, leaves, version)
+        watch.lap("leaves")
+        snapshot = await asyncio.to_thread(compile, plan.mesh, leaves, version)
+        watch.lap("compiled")
         ack = await _sent(self._target.publish(snapshot))
-        self._allocator.release(registry.vips.keys(), registry.sets.keys(), int(self._clock()))
-        return self._done(Published(model, registry, snapshot, ack.applied_ms))
+        watch.lap("sent and applied")
+        log.info("snapshot %d: %s; %.0f of it in the data plane", version, watch, ack.applied_ms)
+        self._allocator.release(given.vips.keys(), given.sets.keys(), int(self._clock()))
+        return self._done(Published(plan.mesh, snapshot, ack.applied_ms))
 
     async def _publish_sets(self, services: set[str]) -> None:
         assert self.published is not None
         before = self.published
-        registry = replace(self._view.now, vips=before.registry.vips, sets=before.registry.sets)
-        sets = [
-            each
-            for service in sorted(services)
-            for each in endpoint_sets(before.model, registry, self._site, service)
-        ]
+        given = before.registry
+        registry = replace(self._view.now, vips=given.vips, sets=given.sets)
+        mesh = before.mesh.updated(registry, services)
+        sets = [each for key in sorted(services) for each in endpoint_sets(mesh, key)]
         if len(sets) > SETS_AT_ONCE_MAX:
-            await self._publish(self.model, strict=False)
+            await self._publish(await self.mesh(self.model), strict=False)
             return
         applied_ms = 0.0
         for each in sets:
             ack = await _sent(self._target.publish_set(each))
             applied_ms = max(applied_ms, ack.applied_ms)
-        self._done(replace(before, registry=registry, applied_ms=applied_ms))
+        self._done(replace(before, mesh=mesh, applied_ms=applied_ms))
 
     def _done(self, published: Published) -> Published:
         self.published, self.problem = published, ""

@@ -221,21 +221,21 @@ class AdminClient:
         confirm_seconds: int = 0,
         replace: bool = False,
     ) -> pb.ApplyReply:
-        """sources: (file, text). Plans first, has the CA approve what the plan names, applies."""
+        """sources: (file, text). Has the CA approve identities that are new with them."""
         request = pb.ApplyRequest(
             sources=_sources(sources),
-            dry_run=True,
+            dry_run=dry_run,
+            approve_first=not dry_run,
             confirm_seconds=confirm_seconds,
             replace=replace,
         )
-        plan: pb.ApplyReply = await self._call(self._stub.Apply, request)
-        if dry_run:
-            return plan
+        reply: pb.ApplyReply = await self._call(self._stub.Apply, request)
+        if dry_run or not reply.identities:
+            return reply
         # Documents make no agents, so nothing they name is ever surer than a port of its own.
-        if plan.identities:
-            named = accounts(load([Source(file, text) for file, text in sources]))
-            await self._approve(plan.identities, Grade.PORT, named)
-        request.dry_run = False
+        named = accounts(load([Source(file, text) for file, text in sources]))
+        await self._approve(reply.identities, Grade.PORT, named)
+        request.approve_first = False
         return await self._call(self._stub.Apply, request)
 
     async def delete(

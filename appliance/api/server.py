@@ -271,6 +271,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             _sources(request.sources),
             by=caller.name,
             dry_run=request.dry_run,
+            approve_first=request.approve_first,
             confirm_s=request.confirm_seconds,
             replace=request.replace,
         )

@@ -105,13 +105,17 @@ def services(
     model: Model,
     registry: Registry,
     site: Site,
-    only: str | None = None,
     hosts: Mapping[str, Host] | None = None,
+    entries: Entries | None = None,
+    only: str | None = None,
 ) -> tuple[ServiceView, ...]:
-    """By key; just one of them when `only` is its key. `hosts` saves indexing them again."""
+    """By key; just one of them when `only` is its key. `hosts` and `entries` save indexing the
+    documents again."""
     if hosts is None:
         hosts = hosts_by_name(model, registry)
-    return tuple(_Build(model, registry, site, only, hosts).views())
+    if entries is None:
+        entries = index(model, site.spec.zone)
+    return tuple(_Build(model, registry, site, hosts, entries, only).views())
 
 
 def workload_name(doc: Document[istio.WorkloadEntry]) -> str:
@@ -138,14 +142,24 @@ def entry_names(doc: Document[istio.ServiceEntry], zone: str) -> Iterator[EntryN
             yield EntryName(host, service_key(doc.name, doc.namespace) if usable else None, True)
 
 
-def aliases(model: Model, zone: str) -> Mapping[str, str]:
-    """Foreign hosts of ServiceEntries -> service key, for documents that refer to them."""
-    return {
-        name.host.lower(): name.key
-        for doc in model.of(istio.ServiceEntry)
-        for name in entry_names(doc, zone)
-        if name.key is not None and name.foreign
-    }
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """The names that ServiceEntries define; of several for one, the first counts."""
+
+    by_key: Mapping[str, Document[istio.ServiceEntry]]  # service key
+    aliases: Mapping[str, str]  # foreign host -> service key, for documents that refer to it
+
+
+def index(model: Model, zone: str) -> Entries:
+    by_key: dict[str, Document[istio.ServiceEntry]] = {}
+    aliases: dict[str, str] = {}
+    for doc in model.of(istio.ServiceEntry):
+        for name in entry_names(doc, zone):
+            if name.key is not None:
+                by_key.setdefault(name.key, doc)
+                if name.foreign:
+                    aliases[name.host.lower()] = name.key
+    return Entries(by_key, aliases)
 
 
 def is_sound(service: ImportedService) -> bool:
@@ -174,11 +188,12 @@ class _Build:
         model: Model,
         registry: Registry,
         site: Site,
-        only: str | None,
         hosts: Mapping[str, Host],
+        entries: Entries,
+        only: str | None,
     ) -> None:
-        self.model, self.registry, self.site, self.only = model, registry, site, only
-        self.hosts = hosts
+        self.model, self.registry, self.only = model, registry, only
+        self.hosts, self.entries = hosts, entries
         self.endpoints: dict[str, list[Endpoint]] = {}
         for endpoint in registry.endpoints:
             if (only is None or endpoint.service == only) and self._lives(endpoint.host):
@@ -208,10 +223,8 @@ class _Build:
 
     def views(self) -> list[ServiceView]:
         found: dict[str, ServiceView] = {}
-        for doc in self.model.of(istio.ServiceEntry):
-            for name in entry_names(doc, self.site.spec.zone):
-                if name.key is not None and name.key not in found and self.wanted(name.key):
-                    found[name.key] = self._entry(name.key, doc)
+        for key, doc in self._entries():
+            found[key] = self._entry(key, doc)
         for service in self.registry.services:
             if self.wanted(service.key):
                 found[service.key] = self._merged(_registered(service), found.get(service.key))
@@ -224,6 +237,12 @@ class _Build:
                 peer, told = remotes[0].peer, remotes[0].service
                 found[key] = ServiceView(told.name, told.namespace, (), origin=peer.name)
         return [self._complete(key, found[key]) for key in sorted(found)]
+
+    def _entries(self) -> Iterable[tuple[str, Document[istio.ServiceEntry]]]:
+        if self.only is None:
+            return self.entries.by_key.items()
+        doc = self.entries.by_key.get(self.only)
+        return [(self.only, doc)] if doc is not None else []
 
     def _complete(self, key: str, view: ServiceView) -> ServiceView:
         remotes = tuple(self.remotes.get(key, ()))

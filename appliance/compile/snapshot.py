@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from appliance.compile import traffic
 from appliance.compile.authn import Authentication, Demand
 from appliance.compile.authz import Authorization
-from appliance.compile.hosts import host_grade, host_id, hosts_by_name, leaf_key, sources
-from appliance.compile.services import ServiceView, aliases, services
+from appliance.compile.hosts import host_grade, host_id, leaf_key, sources
+from appliance.compile.mesh import Mesh
+from appliance.compile.services import ServiceView
 from appliance.compile.sets import (
     SetKey,
     Sets,
@@ -18,7 +19,6 @@ from appliance.compile.sets import (
     set_keys,
     subsets,
 )
-from appliance.config.model import Model
 from appliance.errors import InvalidInput, LimitReached
 from appliance.identity import parse
 from appliance.registry.model import Host, HostState, ImportedService, Registry
@@ -63,35 +63,33 @@ class LeafNeed:
     grade: Grade | None  # None = the appliance's own
 
 
-def allocations(model: Model, registry: Registry, site: Site) -> Allocations:
-    views = services(model, registry, site)
-    rules = _rules(model, site)
+def allocations(mesh: Mesh) -> Allocations:
+    views, trust_domain = mesh.views.values(), mesh.site.trust_domain
     return Allocations(
         vip_keys=tuple(view.key for view in views if not view.addresses),
         set_keys=tuple(
             str(key)
             for view in views
-            for key in set_keys(view, rules.get(view.key), site.trust_domain)
+            for key in set_keys(view, mesh.rules.get(view.key), trust_domain)
         ),
         guests=frozenset(view.key for view in views if not view.is_local),
         reserved=tuple(sorted({a for view in views for a in view.addresses}, key=_address_order)),
     )
 
 
-def leaf_needs(model: Model, registry: Registry, site: Site) -> tuple[LeafNeed, ...]:
+def leaf_needs(mesh: Mesh) -> tuple[LeafNeed, ...]:
     """By key. The appliance's own comes with them."""
-    by_name = hosts_by_name(model, registry)
-    denied = frozenset(registry.denied_ids)
+    site, denied = mesh.site, frozenset(mesh.registry.denied_ids)
     needs = {leaf_key(site.appliance_id, None): LeafNeed(
         leaf_key(site.appliance_id, None), site.appliance_id, None)}  # fmt: skip
     pairs: list[tuple[str | None, Grade]] = [
         (host_id(host, site.trust_domain), host_grade(host))
-        for host in by_name.values()
+        for host in mesh.hosts.values()
         if host.state is HostState.ACTIVE
     ]
     pairs += [
-        (view.spiffe_id(site.trust_domain), _weakest(view, by_name))
-        for view in services(model, registry, site, hosts=by_name)
+        (view.spiffe_id(site.trust_domain), _weakest(view, mesh.hosts))
+        for view in mesh.views.values()
         if view.is_local
     ]
     for spiffe_id, grade in pairs:
@@ -101,16 +99,14 @@ def leaf_needs(model: Model, registry: Registry, site: Site) -> tuple[LeafNeed, 
     return tuple(needs[key] for key in sorted(needs))
 
 
-def compile(
-    model: Model, registry: Registry, site: Site, leaves: Mapping[str, Leaf], version: int
-) -> Snapshot:
+def compile(mesh: Mesh, leaves: Mapping[str, Leaf], version: int) -> Snapshot:
     """Raises LimitReached when a set has no id; see `allocations`."""
-    by_name = hosts_by_name(model, registry)
-    build = _Build(model, registry, site, leaves, by_name)
-    for view in services(model, registry, site, hosts=by_name):
+    site, registry = mesh.site, mesh.registry
+    build = _Build(mesh, leaves)
+    for view in mesh.views.values():
         build.add(view)
     appliance = leaf_key(site.appliance_id, None)
-    bound = sources(by_name, site.trust_domain, build.leaves)
+    bound = sources(mesh.hosts, site.trust_domain, build.leaves)
     used = {host.leaf for host in bound} | {service.leaf for service in build.services}
     used.add(appliance)
     return Snapshot(
@@ -131,32 +127,29 @@ def compile(
     )
 
 
-def endpoint_sets(
-    model: Model, registry: Registry, site: Site, service: str
-) -> tuple[EndpointSet, ...]:
+def endpoint_sets(mesh: Mesh, service: str) -> tuple[EndpointSet, ...]:
     """The sets of one service (its key) alone, for a change of its endpoints; as compile has them.
 
     () when there is no such service. Raises LimitReached when a set has no id.
     """
-    by_name = hosts_by_name(model, registry)
-    rule = _rules(model, site).get(service)
-    builder = Sets(site, by_name)
+    view, rule = mesh.views.get(service), mesh.rules.get(service)
+    if view is None:
+        return ()
+    builder = Sets(mesh.site, mesh.hosts)
     return tuple(
-        builder.build(view, key, _set_id(registry, key), rule)
-        for view in services(model, registry, site, service, by_name)
-        for key in set_keys(view, rule, site.trust_domain)
+        builder.build(view, key, _set_id(mesh.registry, key), rule)
+        for key in set_keys(view, rule, mesh.site.trust_domain)
     )
 
 
-def exports(model: Model, registry: Registry, site: Site) -> tuple[ImportedService, ...]:
+def exports(mesh: Mesh) -> tuple[ImportedService, ...]:
     """What peers are told: never what other peers told us."""
-    rules = _rules(model, site)
     found: list[ImportedService] = []
-    for view in services(model, registry, site):
-        spiffe_id = view.spiffe_id(site.trust_domain)
+    for view in mesh.views.values():
+        spiffe_id = view.spiffe_id(mesh.site.trust_domain)
         ports = tuple(port for port in view.ports if is_reachable(view, port))
         if spiffe_id is not None and ports:
-            names = tuple(subset.name for subset in subsets(rules.get(view.key)))
+            names = tuple(subset.name for subset in subsets(mesh.rules.get(view.key)))
             healthy = any(endpoint.healthy for endpoint in view.endpoints)
             found.append(
                 ImportedService(view.name, view.namespace, ports, (spiffe_id,), names, healthy)
@@ -167,21 +160,14 @@ def exports(model: Model, registry: Registry, site: Site) -> tuple[ImportedServi
 class _Build:
     """What a snapshot is collected in, service by service."""
 
-    def __init__(
-        self,
-        model: Model,
-        registry: Registry,
-        site: Site,
-        leaves: Mapping[str, Leaf],
-        by_name: Mapping[str, Host],
-    ) -> None:
-        self.registry, self.site = registry, site
-        denied = frozenset(registry.denied_ids)
+    def __init__(self, mesh: Mesh, leaves: Mapping[str, Leaf]) -> None:
+        self.registry, self.site = mesh.registry, mesh.site
+        denied = frozenset(mesh.registry.denied_ids)
         self.leaves = {k: leaf for k, leaf in leaves.items() if leaf.spiffe_id not in denied}
-        self.builder = Sets(site, by_name)
-        self.rules = _rules(model, site)
-        self.authentication = Authentication(model)
-        self.authorization = Authorization(model, site)
+        self.builder = Sets(mesh.site, mesh.hosts)
+        self.rules = mesh.rules
+        self.authentication = Authentication(mesh.model)
+        self.authorization = Authorization(mesh.model, mesh.site)
         self.services: list[Service] = []
         self.inbound: list[Inbound] = []
         self.sets: list[EndpointSet] = []
@@ -245,10 +231,6 @@ class _Build:
             return None
         key = leaf_key(spiffe_id, _weakest(view, self.builder.hosts))
         return key if key in self.leaves else None
-
-
-def _rules(model: Model, site: Site) -> Mapping[str, traffic.Rule]:
-    return traffic.rules(model, aliases(model, site.spec.zone), site.spec.zone)
 
 
 def _set_id(registry: Registry, key: SetKey) -> int:

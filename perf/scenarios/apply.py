@@ -88,7 +88,7 @@ def registry(bundle: str) -> Registry:
 
 def allocated(model: Model, found: Registry, site: Site) -> Registry:
     """As the store would: addresses and ids by key."""
-    wanted = compiler.allocations(model, found, site)
+    wanted = compiler.allocations(compiler.Mesh.of(model, found, site))
     network = site.spec.vip.ipv4
     return replace(
         found,
@@ -111,10 +111,11 @@ async def _whole(
 ) -> dict[str, float]:
     start = time.monotonic()
     model = load([Source("bench.yaml", text)])
-    if refused := refusals(verify(model, found, box.site)):
+    mesh = compiler.Mesh.of(model, found, box.site)
+    if refused := refusals(verify(mesh)):
         raise BenchError(f"a document of the bench is refused: {refused[0]}")
     loaded = time.monotonic()
-    snapshot = compiler.compile(model, found, box.site, held, version)
+    snapshot = compiler.compile(mesh, held, version)
     compiled = time.monotonic()
     ack = await box.planes.publish(snapshot, timeout_s=30)
     end = time.monotonic()
@@ -127,16 +128,15 @@ async def _whole(
     }
 
 
-async def _endpoint(
-    box: sluice.Box, model: Model, found: Registry, healthy: bool
-) -> dict[str, float]:
+async def _endpoint(box: sluice.Box, mesh: compiler.Mesh, healthy: bool) -> dict[str, float]:
     """One endpoint's health changes."""
-    changed = list(found.endpoints)
+    changed = list(mesh.registry.endpoints)
     changed[0] = replace(changed[0], healthy=healthy)
+    service = changed[0].service
     start = time.monotonic()
-    found = replace(found, endpoints=tuple(changed))
+    mesh = mesh.updated(replace(mesh.registry, endpoints=tuple(changed)), [service])
     applied_ms = 0.0
-    for each in compiler.endpoint_sets(model, found, box.site, changed[0].service):
+    for each in compiler.endpoint_sets(mesh, service):
         ack = await box.planes.publish_set(each)
         applied_ms += ack.applied_ms
     return {"ms": (time.monotonic() - start) * 1000, "applied_ms": applied_ms}
@@ -150,10 +150,11 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
         task = bench.task(Wiring.PLAIN, Profile.MESH)
         async with sluice.boxes(task) as (box,):
             found = allocated(model, registry(task.material.a.bundle), box.site)
-            held = leaves(task.material.a, compiler.leaf_needs(model, found, box.site))
+            mesh = compiler.Mesh.of(model, found, box.site)
+            held = leaves(task.material.a, compiler.leaf_needs(mesh))
             first.append(await _whole(box, text, found, held, 2))
             again.append(await _whole(box, text, found, held, 3))
-            endpoint.append(await _endpoint(box, model, found, healthy=False))
+            endpoint.append(await _endpoint(box, mesh, healthy=False))
         bench.say(f"  round {number + 1} of {bench.options.rounds}")
     notes = {"services": SERVICES, "endpoints": SERVICES * ENDPOINTS_EACH}
     for name, rounds in (("first", first), ("again", again), ("endpoint", endpoint)):

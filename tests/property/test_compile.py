@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance import compile as compiler
+from appliance.compile import Mesh
 from appliance.compile.authz import policy as compiled_policy
 from appliance.config import istio
 from appliance.config.condition import GRADES, is_http
@@ -44,14 +45,15 @@ def test_compile_is_total_and_closed(documents: list[dict[str, Any]], registry: 
     model = loaded(documents)
     ready = allocated(model, registry)
     held = leaves(model, ready)
-    snapshot = compiler.compile(model, ready, SITE, held, 1)
-    assert snapshot == compiler.compile(loaded(documents), ready, SITE, held, 1)
+    mesh = Mesh.of(model, ready, SITE)
+    snapshot = compiler.compile(mesh, held, 1)
+    assert snapshot == compiler.compile(Mesh.of(loaded(documents), ready, SITE), held, 1)
     _closed(snapshot)
-    for note in verify(model, ready, SITE):
+    for note in verify(mesh):
         assert note.line > 0
         assert note.text
-    for view in compiler.services(model, ready, SITE):
-        for each in compiler.endpoint_sets(model, ready, SITE, view.key):
+    for view in mesh.views.values():
+        for each in compiler.endpoint_sets(mesh, view.key):
             assert each in snapshot.sets
 
 
@@ -98,15 +100,21 @@ def _closed(snapshot: Snapshot) -> None:
 @given(DOCUMENTS, registries())
 @settings(max_examples=25, deadline=None)
 def test_health_moves_nothing_but_sets(documents: list[dict[str, Any]], registry: Registry) -> None:
+    """And what is brought up to date is as if it had been made anew."""
     model = loaded(documents)
     ready = allocated(model, registry)
     held = leaves(model, ready)
     flipped = replace(
         ready, endpoints=tuple(replace(e, healthy=not e.healthy) for e in ready.endpoints)
     )
-    before = compiler.compile(model, ready, SITE, held, 1)
-    after = compiler.compile(model, flipped, SITE, held, 1)
+    mesh, anew = Mesh.of(model, ready, SITE), Mesh.of(model, flipped, SITE)
+    before, after = compiler.compile(mesh, held, 1), compiler.compile(anew, held, 1)
     assert replace(before, sets=()) == replace(after, sets=())
+    updated = mesh.updated(flipped, mesh.views.keys())
+    assert updated == anew
+    assert list(updated.views) == list(anew.views)
+    bare = Mesh.of(model, registry, SITE)
+    assert bare.allocated(ready) == mesh
 
 
 @given(DOCUMENTS, registries())
@@ -116,7 +124,7 @@ def test_the_data_plane_takes_what_compile_makes(
 ) -> None:
     """All of it but certificates, which are no texts of ours."""
     model = loaded(documents)
-    snapshot = compiler.compile(model, allocated(model, registry), SITE, {}, 1)
+    snapshot = compiler.compile(Mesh.of(model, allocated(model, registry), SITE), {}, 1)
     build(replace(snapshot, bundles=()), Certificates())
 
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from appliance.config.model import Model
+from appliance.compile.mesh import Mesh
 from appliance.config.notes import Level, Note
 from appliance.config.verify import definitions, fields, policies, traffic
 from appliance.config.verify.context import Context
-from appliance.registry.model import Registry
-from appliance.site import Site
 
 __all__ = ["refusals", "verify"]
 
 
-def verify(model: Model, registry: Registry, site: Site) -> list[Note]:
+def verify(mesh: Mesh) -> list[Note]:
     """All notes, by file and line."""
-    context = Context(model, registry, site)
+    context = Context(mesh)
     notes = [
         *fields.approximations(context),
         *definitions.notes(context),

@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from appliance.compile.services import LabelSets, ServiceView, aliases, selects, services
-from appliance.config.model import AnyDocument, Model
+from appliance.compile.mesh import Mesh
+from appliance.compile.services import LabelSets, ServiceView, selects
+from appliance.config.model import AnyDocument
 from appliance.config.notes import Level, Note
-from appliance.registry.model import Registry
-from appliance.site import Site
 
 Path = tuple[str | int, ...]
 
 
 class Context:
-    def __init__(self, model: Model, registry: Registry, site: Site) -> None:
-        self.model, self.registry, self.site = model, registry, site
-        self.zone = site.spec.zone
-        self.views: Mapping[str, ServiceView] = {
-            view.key: view for view in services(model, registry, site)
-        }
+    def __init__(self, mesh: Mesh) -> None:
+        self.model, self.registry, self.site = mesh.model, mesh.registry, mesh.site
+        self.zone = mesh.site.spec.zone
+        self.views, self.aliases = mesh.views, mesh.entries.aliases
         self.local = [view for view in self.views.values() if view.is_local]
         self.labels: Mapping[str, LabelSets] = {v.key: v.label_sets() for v in self.local}
-        self.aliases = aliases(model, self.zone)
         self._by_label: dict[tuple[str, str], dict[str, ServiceView]] = {}
         for view in self.local:
             for labels in self.labels[view.key]:

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from appliance import compile as compiler
+from appliance.compile import Mesh
 from appliance.config.load import Source, load
 from appliance.config.model import Model
 from appliance.registry.model import (
@@ -119,7 +120,7 @@ def own(kind: str, name: str, spec: str, labels: str = "{}") -> str:
 
 def allocated(documents: Model, registry: Registry = REGISTRY) -> Registry:
     """With an address for each service and an id for each set, as the store gives them."""
-    wanted = compiler.allocations(documents, registry, SITE)
+    wanted = compiler.allocations(Mesh.of(documents, registry, SITE))
     vips = {
         key: (SITE.spec.vip.ipv4[number + 10], SITE.spec.vip.ipv6[number + 10])
         for number, key in enumerate(wanted.vip_keys)
@@ -134,12 +135,12 @@ def allocated(documents: Model, registry: Registry = REGISTRY) -> Registry:
 def leaves(documents: Model, registry: Registry = REGISTRY) -> dict[str, Leaf]:
     return {
         need.key: Leaf(need.key, need.spiffe_id, "CHAIN", "KEY")
-        for need in compiler.leaf_needs(documents, registry, SITE)
+        for need in compiler.leaf_needs(Mesh.of(documents, registry, SITE))
     }
 
 
 def compiled(*texts: str, registry: Registry = REGISTRY) -> Snapshot:
     documents = model(*texts)
     return compiler.compile(
-        documents, allocated(documents, registry), SITE, leaves(documents, registry), 1
+        Mesh.of(documents, allocated(documents, registry), SITE), leaves(documents, registry), 1
     )

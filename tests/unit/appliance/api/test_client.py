@@ -64,8 +64,10 @@ class FakeStub:
         ]
 
     async def Apply(self, request: pb.ApplyRequest, **options: float) -> pb.ApplyReply:
-        self.applied += not request.dry_run
-        return pb.ApplyReply(identities=self.identities)
+        if request.dry_run or request.approve_first:
+            return pb.ApplyReply(identities=self.identities)
+        self.applied += 1
+        return pb.ApplyReply()
 
     async def GetStatus(self, request: Any, **options: float) -> pb.Status:
         return pb.Status(trust_domain="a.example")

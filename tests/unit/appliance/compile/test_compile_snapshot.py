@@ -6,6 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from appliance import compile as compiler
+from appliance.compile import Mesh
 from appliance.config.model import Model
 from appliance.errors import LimitReached
 from appliance.registry.model import (
@@ -82,7 +83,7 @@ def test_an_address_is_one_hosts_and_an_agents_identity_too() -> None:
 def test_a_leaf_that_is_not_there_yet_is_left_out() -> None:
     documents = model()
     registry = allocated(documents)
-    snapshot = compiler.compile(documents, registry, SITE, {}, 7)
+    snapshot = compiler.compile(Mesh.of(documents, registry, SITE), {}, 7)
     assert snapshot.version == 7
     assert snapshot.leaves == ()
     assert snapshot.appliance_leaf is None
@@ -91,7 +92,7 @@ def test_a_leaf_that_is_not_there_yet_is_left_out() -> None:
 
 
 def test_leaf_needs_name_each_identity_and_grade_once() -> None:
-    needs = compiler.leaf_needs(model(), REGISTRY, SITE)
+    needs = compiler.leaf_needs(Mesh.of(model(), REGISTRY, SITE))
     assert [(need.key, need.grade) for need in needs] == [
         (f"{DB_ID}|port", Grade.PORT),
         (f"{WEB_ID}|key", Grade.KEY),
@@ -126,7 +127,7 @@ def test_denied_identities_lose_their_leaves() -> None:
     )
     assert not [leaf for leaf in snapshot.leaves if leaf.spiffe_id == WEB_ID]
     kept = sites.leaves(model())  # what was in use before
-    again = compiler.compile(model(), allocated(model(), registry), SITE, kept, 1)
+    again = compiler.compile(Mesh.of(model(), allocated(model(), registry), SITE), kept, 1)
     assert not [leaf for leaf in again.leaves if leaf.spiffe_id == WEB_ID]
 
 
@@ -181,7 +182,7 @@ def test_a_peer_speaks_for_its_own_trust_domain_only() -> None:
 )
 def test_what_a_peer_tells_is_not_believed_blindly(told: ImportedService) -> None:
     registry = replace(REGISTRY, peers=(replace(PEER, imports=(told,)),))
-    views = compiler.services(model(), registry, SITE)
+    views = Mesh.of(model(), registry, SITE).views.values()
     assert [view.key for view in views] == ["db.default", "web.default"]
 
 
@@ -209,18 +210,20 @@ def test_names_and_addresses() -> None:
 
 
 def test_exports_are_what_is_ours() -> None:
-    exported = {service.key: service for service in compiler.exports(model(), REGISTRY, SITE)}
+    exported = {
+        service.key: service for service in compiler.exports(Mesh.of(model(), REGISTRY, SITE))
+    }
     assert set(exported) == {"db.default", "web.default"}
     assert exported["db.default"].identities == (DB_ID,)
     assert [port.number for port in exported["db.default"].ports] == [5432]
     sick = replace(REGISTRY, endpoints=tuple(replace(e, healthy=False) for e in REGISTRY.endpoints))
-    assert not any(service.healthy for service in compiler.exports(model(), sick, SITE))
+    assert not any(service.healthy for service in compiler.exports(Mesh.of(model(), sick, SITE)))
 
 
 def test_a_service_that_is_not_exported_has_no_server_name() -> None:
     text = own("Service", "db", "{ports: [{port: 5432}], export: false}")
     assert [entry.service for entry in compiled(text).inbound] == ["web.default"]
-    exported = compiler.exports(model(text), REGISTRY, SITE)
+    exported = compiler.exports(Mesh.of(model(text), REGISTRY, SITE))
     assert [service.key for service in exported] == ["web.default"]
 
 
@@ -230,7 +233,7 @@ def test_a_service_document_describes_what_hosts_registered() -> None:
         "{ports: [{port: 80, targetPort: 9090}, {port: 81}], sourceAddress: transparent,"
         " health: {kind: http, path: /ok, interval: 2s}}",
     )  # fmt: skip
-    (view,) = compiler.services(model(text), REGISTRY, SITE, only="web.default")
+    view = Mesh.of(model(text), REGISTRY, SITE).views["web.default"]
     assert (view.origin, view.service_account) == ("site", "web")
     assert view.health is not None
     assert (view.health.path, view.health.interval_ms) == ("/ok", 2000)
@@ -271,7 +274,9 @@ def test_a_service_entry_outside_the_mesh() -> None:
     snapshot = compiled(text)
     assert "api.default.mesh" in {name.name for name in snapshot.names}
     assert "api.default" not in {entry.service for entry in snapshot.inbound}
-    assert "api.default" not in {s.key for s in compiler.exports(model(text), REGISTRY, SITE)}
+    assert "api.default" not in {
+        s.key for s in compiler.exports(Mesh.of(model(text), REGISTRY, SITE))
+    }
     rule = networking("DestinationRule", "d", "{host: api.example.com, trafficPolicy: "
                       "{loadBalancer: {simple: ROUND_ROBIN}}}")  # fmt: skip
     both = model(text, rule)
@@ -281,7 +286,7 @@ def test_a_service_entry_outside_the_mesh() -> None:
 
 def test_an_address_that_a_document_asks_for_is_reserved() -> None:
     text = own("Service", "x", "{ports: [{port: 1}], addresses: [198.19.7.7]}")
-    wanted = compiler.allocations(model(text), REGISTRY, SITE)
+    wanted = compiler.allocations(Mesh.of(model(text), REGISTRY, SITE))
     assert wanted.reserved == (ip_address("198.19.7.7"),)
     assert "x.default" not in wanted.vip_keys
     vips = {s.vips for s in compiled(text).services if s.name == "x.default"}
@@ -314,7 +319,9 @@ def test_traffic_policy_reaches_service_and_sets() -> None:
     assert [each.name for each in part.endpoints] == ["web1"]
     assert (part.balance, part.connections_max) == (Balance.ROUND_ROBIN, 7)
     assert "v1.80.web.default.a.example" in {entry.sni for entry in snapshot.inbound}
-    (exported,) = [s for s in compiler.exports(documents, REGISTRY, SITE) if s.name == "web"]
+    (exported,) = [
+        s for s in compiler.exports(Mesh.of(documents, REGISTRY, SITE)) if s.name == "web"
+    ]
     assert exported.subsets == ("v1",)
 
 
@@ -368,19 +375,15 @@ def test_one_set_alone_is_the_snapshots() -> None:
     rule = networking("DestinationRule", "d", "{host: web, subsets: [{name: v1, labels: {a: b}}]}")
     documents = model(rule)
     registry = allocated(documents)
-    snapshot = compiled(rule)
-    alone = [
-        each
-        for view in compiler.services(documents, registry, SITE)
-        for each in compiler.endpoint_sets(documents, registry, SITE, view.key)
-    ]
+    snapshot, mesh = compiled(rule), Mesh.of(documents, registry, SITE)
+    alone = [each for key in mesh.views for each in compiler.endpoint_sets(mesh, key)]
     assert tuple(alone) == snapshot.sets
-    assert compiler.endpoint_sets(documents, registry, SITE, "nothing.default") == ()
+    assert compiler.endpoint_sets(mesh, "nothing.default") == ()
 
 
 def test_a_set_without_an_id_is_said() -> None:
     with pytest.raises(LimitReached, match=r"db\.default:5432"):
-        compiler.compile(model(), REGISTRY, SITE, {}, 1)
+        compiler.compile(Mesh.of(model(), REGISTRY, SITE), {}, 1)
 
 
 def test_documents_of_hosts_stand_beside_the_registrys() -> None:

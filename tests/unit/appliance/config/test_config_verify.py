@@ -5,6 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from appliance.compile import Mesh
 from appliance.config.verify import refusals, verify
 from appliance.registry.model import Registry
 from tests.unit.appliance import sites
@@ -24,7 +25,7 @@ STATIC = "ports: [{number: 80, name: http}], resolution: STATIC"
 
 def told(*texts: str, registry: Registry = REGISTRY) -> list[str]:
     documents = model(*texts)
-    notes = verify(documents, allocated(documents, registry), SITE)
+    notes = verify(Mesh.of(documents, allocated(documents, registry), SITE))
     return [f"{note.level}: {note}" for note in notes]
 
 
@@ -256,7 +257,7 @@ def test_subset_whose_mesh_name_does_not_fit() -> None:
     text = networking(
         "DestinationRule", "d", f"{{host: {long}.{'n' * 63}, subsets: [{{name: {'v' * 63}}}]}}"
     )
-    (note,) = refusals(verify(model(text), registry, far))
+    (note,) = refusals(verify(Mesh.of(model(text), registry, far)))
     assert note.path == "spec.subsets[0].name"
     assert "longer than 253" in note.text
 
@@ -281,5 +282,5 @@ def test_a_document_may_ask_for_an_address_that_is_free() -> None:
     text = own("Service", "x", "{ports: [{port: 1}], addresses: [198.19.1.1]}")
     assert told(text) == []
     taken = replace(allocated(model()), vips={"web.default": (ip_address("198.19.1.1"),)})
-    (note,) = refusals(verify(model(text), taken, SITE))
+    (note,) = refusals(verify(Mesh.of(model(text), taken, SITE)))
     assert note.text == "198.19.1.1 is web.default's already: take another"

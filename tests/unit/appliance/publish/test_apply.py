@@ -46,6 +46,27 @@ async def test_apply_adds_and_replaces_documents(world: World) -> None:
     assert summaries == ["1 changed, 1 created", "Service default/one created"]
 
 
+async def test_what_the_ca_must_approve_is_asked_before_anything_changes(world: World) -> None:
+    shop = Source("s.yaml", own("Service", "s", "{ports: [{port: 80}], serviceAccount: shop}"))
+    asked = await world.applier.apply([shop], by="t", approve_first=True)
+    assert asked.identities == ("spiffe://a.example/ns/default/sa/shop",)
+    assert (asked.revision, world.revisions.list(), names(world)) == (0, (), [])
+    assert (await world.applier.apply([shop], by="t")).identities == ()
+    assert names(world) == ["s.default:80"]
+    moved = Source("s.yaml", shop.text.replace("80", "81"))
+    assert (await world.applier.apply([moved], by="t", approve_first=True)).identities == ()
+    assert names(world) == ["s.default:81"]
+
+
+async def test_what_was_looked_at_is_judged_again_when_the_registry_changed(world: World) -> None:
+    rule = Source("r.yaml", networking("DestinationRule", "r", "{host: web}"))
+    with pytest.raises(DocumentErrors, match=r"there is no service web\.default"):
+        await world.applier.apply([rule], by="t", dry_run=True)
+    world.add("web1", "198.18.0.11", "web:80")
+    outcome = await world.applier.apply([rule], by="t")
+    assert [change.what for change in outcome.changes] == ["created"]
+
+
 async def test_replace_deletes_what_is_not_given(world: World) -> None:
     await world.applier.apply([ONE, TWO], by="t")
     outcome = await world.applier.apply([TWO], by="t", replace=True)

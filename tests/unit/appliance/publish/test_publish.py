@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from appliance import publish
+from appliance.compile import Mesh
 from appliance.config.model import Model
 from appliance.errors import Conflict, Denied, Unavailable
 from appliance.leaves import TTL_S
+from appliance.registry.model import Registry
 from tests.unit.appliance.publish.world import World, until
-from tests.unit.appliance.sites import model, own
+from tests.unit.appliance.sites import SITE, model, own
 
 SERVICE = model(own("Service", "shop", "{ports: [{port: 80}], serviceAccount: shop}"))
+SHOP = Mesh.of(SERVICE, Registry(), SITE)
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ async def test_what_a_set_missed_a_whole_snapshot_brings(world: World) -> None:
 async def test_what_is_refused_is_not_wanted(world: World) -> None:
     world.plane.refuse = "too large"
     with pytest.raises(Conflict, match="the data plane refused it: too large"):
-        await world.publisher.replace(SERVICE)
+        await world.publisher.replace(SHOP)
     assert world.publisher.model == Model()
     world.plane.refuse = ""
     await world.publisher.settle()  # brings the old one back, with a higher version
@@ -88,7 +91,7 @@ async def test_what_is_refused_is_not_wanted(world: World) -> None:
 async def test_silence_is_said(world: World) -> None:
     world.plane.silent = True
     with pytest.raises(Unavailable, match="the data plane does not answer"):
-        await world.publisher.replace(SERVICE)
+        await world.publisher.replace(SHOP)
 
 
 async def test_versions_rise_over_restarts_and_above_what_the_data_plane_has(
@@ -119,13 +122,13 @@ async def test_an_identity_that_is_not_approved_has_no_leaf_and_stops_nobody_els
 async def test_documents_that_need_what_is_not_approved_are_refused(world: World) -> None:
     world.ca.refused.add("spiffe://a.example/ns/default/sa/shop")
     with pytest.raises(Denied, match="sa/shop is not approved at the CA"):
-        await world.publisher.replace(SERVICE)
+        await world.publisher.replace(SHOP)
     world.ca.refused.clear()
     world.ca.silent = True
     with pytest.raises(Unavailable, match="the CA does not answer"):
-        await world.publisher.replace(SERVICE)
+        await world.publisher.replace(SHOP)
     world.ca.silent = False
-    await world.publisher.replace(SERVICE)
+    await world.publisher.replace(SHOP)
     assert world.publisher.model == SERVICE
 
 

@@ -107,7 +107,7 @@ class World:
         self.publisher = Publisher(
             SITE, self.store, self.view, self.allocator, self.leaves, self.plane, self.clock
         )
-        self.catalog = Catalog(SITE)
+        self.catalog = Catalog()
         self.publisher.listen(self.catalog.set)
         self.applier = Applier(
             SITE, self.revisions, self.view, self.publisher, self.leaves, self.audit, self.clock
