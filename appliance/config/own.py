@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from appliance.config.field import (
     Account,
@@ -18,6 +18,8 @@ from appliance.config.field import (
     Text,
     one_of,
 )
+
+INTERVAL_MIN_MS = 100  # between two checks of an endpoint
 
 
 class Port_(Spec):
@@ -37,6 +39,14 @@ class Health(Spec):
     timeout: PeriodMs | None = None
     healthy_after: Annotated[Count, Field(ge=1, le=100)] = 1
     unhealthy_after: Annotated[Count, Field(ge=1, le=100)] = 3
+
+    @model_validator(mode="after")
+    def _check(self) -> Health:
+        if self.interval and self.interval.ms < INTERVAL_MIN_MS:
+            raise ValueError(f"interval must be at least {INTERVAL_MIN_MS}ms")
+        if self.timeout and not self.timeout.ms:
+            raise ValueError("timeout must be at least 1ms")
+        return self
 
 
 class Service(Spec):

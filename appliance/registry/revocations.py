@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from appliance.registry.store import Store
 
+SERIAL_KEPT_S = 2 * 86_400  # the CA signs for a day at most (ca.issue.TTL_MAX_S)
+
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
@@ -37,7 +39,12 @@ class Revocations:
         return max((each.id for each in self.own()), default=0)
 
     def add(self, *, serial: str | None, spiffe_id: str | None, host: str, now: int) -> None:
-        """Of our own trust domain."""
+        """Of our own trust domain. Leaves that have run out since are denied no longer: no peer
+        takes an endless list."""
+        self._store.run(
+            "DELETE FROM revocations WHERE trust_domain = ? AND serial IS NOT NULL AND time < ?",
+            (self._own, now - SERIAL_KEPT_S),
+        )
         self._insert(self._own, serial, spiffe_id, host, now)
 
     def lift(self, spiffe_id: str) -> bool:

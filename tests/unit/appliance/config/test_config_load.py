@@ -331,3 +331,12 @@ def test_text_stays_text(text: str) -> None:
     model = loaded(head + "spec: {host: a}")
     (doc,) = load([Source("again", dump(model))]).documents
     assert doc.annotations == {"note": text}
+
+
+@pytest.mark.parametrize("health", ["interval: 0s", "interval: 99ms", "timeout: 0s"])
+def test_a_health_check_may_not_be_a_flood(health: str) -> None:
+    with pytest.raises(DocumentErrors, match="must be at least"):
+        loaded(
+            "apiVersion: sluice.dev/v1\nkind: Service\nmetadata: {name: db}\n"
+            f"spec: {{ports: [{{port: 5432}}], health: {{{health}}}}}\n"
+        )
