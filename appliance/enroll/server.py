@@ -44,7 +44,7 @@ from appliance.enroll.messages import (
 )
 from appliance.enroll.nonce import Nonces
 from appliance.errors import ApplianceError, Denied, InvalidInput, LimitReached
-from appliance.rate import Buckets, Rate
+from appliance.rate import Bucket, Buckets, Rate
 from appliance.site import Site
 from dataplane.snapshot import Address, Leaf
 
@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 RATE_EACH = Rate(burst=60, per_second=1)
 RATE_TOTAL = Rate(burst=1_000, per_second=100)
+RATE_AUDITED = Rate(burst=100, per_second=0.1)  # strangers cannot wash out what admins did
 REFUSAL_COSTS = 5.0  # of a source's own burst
 PROOF_PREFIX = b"sluice renew\0"
 
@@ -81,6 +82,7 @@ class EnrolServer:
         )
         self._port = spec.ports.enrol if port is None else port
         self._rates = Buckets(RATE_EACH, RATE_TOTAL)
+        self._refusals = Bucket(RATE_AUDITED)
         self._nonces = Nonces()
         self._listener: Listener | None = None
         self._context: ssl.SSLContext | None = None
@@ -150,7 +152,11 @@ class EnrolServer:
             self.counters[f"refused_{what}"] += 1
             self._rates.charge(source, REFUSAL_COSTS)
             log.warning("refused %s from %s: %s", what, source, error)
-            if not isinstance(error, LimitReached):
+            if isinstance(error, LimitReached):
+                pass
+            elif not self._refusals.take():
+                self.counters["refusals_not_audited"] += 1
+            else:
                 await self._store.audit(source, f"refused {what}", str(error))
             return _error(STATUS.get(error.code, 500), str(error))
         except Exception:

@@ -32,11 +32,11 @@ class Codes:
             )
 
     def drop(self, purpose: str, subject: str) -> None:
-        """Its unused codes are good no longer."""
-        self._store.run(
-            "DELETE FROM codes WHERE purpose = ? AND subject = ? AND used_by IS NULL",
-            (purpose, subject),
-        )
+        """Its codes are good no longer, not even for the key that used one: who was revoked and
+        added anew joins with the new code alone."""
+        of_it = "WHERE purpose = ? AND subject = ?"
+        self._store.run(f"DELETE FROM codes {of_it} AND used_by IS NULL", (purpose, subject))
+        self._store.run(f"UPDATE codes SET expires = 0 {of_it}", (purpose, subject))
 
     def get(self, hash: str) -> CodeRecord | None:
         row = self._store.one(

@@ -25,7 +25,7 @@ from appliance.enroll import code, credentials, listener, pinned, server
 from appliance.enroll.messages import JoinRequest, Offer, PeerRequest, RenewRequest, read
 from appliance.enroll.nonce import LIFE_S, USED_MAX, Nonces
 from appliance.errors import Denied, InvalidInput, LimitReached
-from appliance.rate import Buckets, Rate
+from appliance.rate import Bucket, Buckets, Rate
 from appliance.registry.model import HostState
 from dataplane.snapshot import Grade
 from tests.unit.appliance.enroll.fakes import DB, ROOT, HostKey, Need, Site1, running_site
@@ -96,6 +96,18 @@ async def test_wrong_and_expired_codes_are_refused(site: Site1) -> None:
     await refused(403, "expired", join(site, text, HostKey()))
     assert site.server.counters["refused_join"] == 3
     assert [what for _, what, _ in site.store.audited] == ["refused join"] * 3
+
+
+async def test_strangers_cannot_wash_out_the_audit(
+    site: Site1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site.server, "_refusals", Bucket(Rate(burst=2, per_second=0)))
+    for _ in range(3):
+        await refused(403, "not good", join(site, str(code.make(code.HOST, site.pin)), HostKey()))
+    assert [what for _, what, _ in site.store.audited] == ["refused join"] * 2
+    assert site.server.counters["refusals_not_audited"] == 1
+    await join(site, site.add_host(), HostKey())
+    assert site.store.audited[-1][1] == "join"
 
 
 async def test_a_csr_for_another_identity_does_not_use_the_code_up(site: Site1) -> None:

@@ -105,6 +105,10 @@ async def test_a_code_is_consumed_by_one_key_and_only_the_newest_is_good(world: 
     assert not await store.consume(first, "key two")
     assert await store.consume(first, "key one")
     assert not await store.consume("unknown", "key one")
+    await world.membership.remove_host("db1", "t")
+    await agent(world, "db1")
+    used = await store.code(first)
+    assert used is None or used.expires < world.time, "its key had to join with the new code"
     one = (await world.membership.invite_peer("b", "t")).text
     two = (await world.membership.invite_peer("b", "t")).text
     assert await store.code(codes.parse(one).hash()) is None
