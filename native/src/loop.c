@@ -17,7 +17,9 @@ struct work { /* sources in the order they were queued */
 struct loop {
     int epoll_fd;
     struct timers *timers;             /* owned */
-    struct work next;
+    struct work now, next;             /* now: what may run in this turn, with what it left over */
+    uint32_t queued;                   /* in both */
+    uint32_t busy;                     /* sources of this turn */
     struct epoll_event ready[BATCH];   /* of this turn; data.ptr is NULL once removed */
     int ready_at, ready_count;
 };
@@ -33,6 +35,7 @@ int loop_new(struct loop **ret)
     struct loop *loop = calloc(1, sizeof(*loop));
     if (loop == NULL)
         return -ENOMEM;
+    work_init(&loop->now);
     work_init(&loop->next);
     int r = loop->epoll_fd = sys->epoll_create();
     if (r < 0)
@@ -81,9 +84,10 @@ static void unqueue(struct loop *loop, struct loop_source *source)
     *source->prev = source->next;
     if (source->next != NULL)
         source->next->prev = source->prev;
-    else if (loop->next.last == &source->next)
-        loop->next.last = source->prev;
+    else
+        (loop->next.last == &source->next ? &loop->next : &loop->now)->last = source->prev;
     source->queued = false;
+    loop->queued--;
     source->next = NULL;
     source->prev = NULL;
 }
@@ -103,6 +107,7 @@ void loop_requeue(struct loop *loop, struct loop_source *source)
     if (source->queued)
         return;
     source->queued = true;
+    loop->queued++;
     source->next = NULL;
     source->prev = loop->next.last;
     *loop->next.last = source;
@@ -125,7 +130,7 @@ static unsigned events_of(uint32_t epoll_events)
 
 static int wait_ms(const struct loop *loop, int wait_ms_max)
 {
-    if (loop->next.first != NULL)
+    if (loop->queued > 0)
         return 0;
     int64_t at_ms = timers_next_ms(loop->timers);
     if (at_ms == INT64_MAX)
@@ -138,6 +143,23 @@ static int wait_ms(const struct loop *loop, int wait_ms_max)
     return wait_ms_max >= 0 && wait_ms_max < left_ms ? wait_ms_max : (int)left_ms;
 }
 
+uint32_t loop_busy(const struct loop *loop)
+{
+    return loop->busy;
+}
+
+/* What is queued from here on is for the next turn. How many of the others are for this one. */
+static uint32_t take_work(struct loop *loop)
+{
+    if (loop->next.first != NULL) {
+        *loop->now.last = loop->next.first;
+        loop->next.first->prev = loop->now.last;
+        loop->now.last = loop->next.last;
+        work_init(&loop->next);
+    }
+    return loop->queued < BATCH ? loop->queued : BATCH;
+}
+
 int loop_turn(struct loop *loop, int wait_ms_max)
 {
     int n = sys->epoll_wait(loop->epoll_fd, loop->ready, BATCH, wait_ms(loop, wait_ms_max));
@@ -145,17 +167,13 @@ int loop_turn(struct loop *loop, int wait_ms_max)
         n = 0;
     if (n < 0)
         return n;
-    /* What is queued from here on is for the next turn. */
-    struct work now = loop->next;
-    work_init(&loop->next);
-    if (now.first != NULL)
-        now.first->prev = &now.first;
-
+    uint32_t work = take_work(loop);
     loop->ready_at = 0;
     loop->ready_count = n;
+    loop->busy = work + (uint32_t)n;
     /* What waited goes first: it may wait for a share of something, and fresh events that come in
      * every turn would take it all. */
-    for (struct loop_source *source; (source = now.first) != NULL;) {
+    for (struct loop_source *source; work > 0 && (source = loop->now.first) != NULL; work--) {
         unqueue(loop, source);
         source->fn(source, 0);
     }

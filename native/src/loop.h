@@ -28,8 +28,11 @@ DP_MUST_CHECK int loop_add(struct loop *loop, struct loop_source *source, bool l
 void loop_remove(struct loop *loop, struct loop_source *source);
 void loop_requeue(struct loop *loop, struct loop_source *source); /* fn(source, 0) next turn */
 struct timers *loop_timers(struct loop *loop);
+/* How many sources run in this turn. */
+uint32_t loop_busy(const struct loop *loop);
 /* One turn: wait until readiness, a timer or work (wait_ms_max bounds it; negative = no bound),
- * then run all of it: work, readiness, timers. Returns how many were ready, or -errno. */
+ * then run it: work, readiness, timers. Of work and of readiness only so much that the other is
+ * not kept waiting; the rest is for the next turn. Returns how many were ready, or -errno. */
 DP_MUST_CHECK int loop_turn(struct loop *loop, int wait_ms_max);
 
 #endif

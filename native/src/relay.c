@@ -114,9 +114,9 @@ static void consider_splice(struct pump *pump, const struct relay *relay)
 }
 
 /* Big reads earn the large buffer, a row of small ones loses it. */
-static void adapt(struct pump *pump, const struct relay *relay, size_t n, size_t cap)
+static void adapt(struct pump *pump, const struct relay *relay, size_t n, size_t len)
 {
-    if (n == cap) {
+    if (n == len) {
         pump->large = true;
         pump->small_reads = 0;
         consider_splice(pump, relay);
@@ -128,14 +128,21 @@ static void adapt(struct pump *pump, const struct relay *relay, size_t n, size_t
     }
 }
 
-/* Reads once into buffer, which is empty. A source with a short read and nothing up its sleeve is
+/* How much may be moved at once: the rest of the budget, or a little more than be slow. */
+static size_t at_once(size_t budget, size_t cap)
+{
+    size_t most = budget > RELAY_TURN_MIN ? budget : RELAY_TURN_MIN;
+    return cap < most ? cap : most;
+}
+
+/* Reads once, len bytes at most, into buffer, which is empty. A source with a short read and nothing up its sleeve is
  * drained: the kernel will tell of more. Bytes; *drained as said. */
-static size_t fill(struct pump *pump, struct buffer *buffer, bool hangup, bool *drained)
+static size_t fill(struct pump *pump, struct buffer *buffer, size_t len, bool hangup, bool *drained)
 {
     struct record *source = pump->source;
-    ssize_t n = source->ops->read(source, buffer->data, buffer->cap);
+    ssize_t n = source->ops->read(source, buffer->data, len);
     *drained = n == -EAGAIN ||
-               (n > 0 && (size_t)n < buffer->cap && !hangup && !source->ops->pending(source));
+               (n > 0 && (size_t)n < len && !hangup && !source->ops->pending(source));
     if (n > 0) {
         buffer->len = (uint32_t)n;
         return (size_t)n;
@@ -151,21 +158,21 @@ static size_t fill(struct pump *pump, struct buffer *buffer, bool hangup, bool *
 static int copy_once(struct pump *pump, const struct relay *relay, bool hangup, size_t *budget)
 {
     struct buffer *buffer = buffers_get(relay->buffers, pump->large);
+    size_t len = at_once(*budget, buffer->cap);
     bool drained;
-    size_t n = fill(pump, buffer, hangup, &drained);
+    size_t n = fill(pump, buffer, len, hangup, &drained);
     ssize_t taken = n > 0 ? write_some(pump, relay, buffer->data, n) : 0;
     if (taken >= 0 && (size_t)taken < n) { /* keep the buffer itself: no tail is copied */
         buffer->off = (uint32_t)taken;
         pump->tail = buffer;
         return -EAGAIN;
     }
-    uint32_t cap = buffer->cap;
     buffers_put(relay->buffers, buffer);
     if (taken < 0)
         return (int)taken;
     *budget -= n < *budget ? n : *budget;
     if (n > 0)
-        adapt(pump, relay, n, cap);
+        adapt(pump, relay, n, len);
     return drained ? -EAGAIN : 0;
 }
 
@@ -181,7 +188,8 @@ static int splice_once(struct pump *pump, const struct relay *relay, bool hangup
         }
         pump->has_pipe = true;
     }
-    ssize_t n = sys->splice(pump->source->fd, pump->pipe.write_fd, pump->pipe.size, SPLICE_FLAGS);
+    size_t len = at_once(*budget, pump->pipe.size);
+    ssize_t n = sys->splice(pump->source->fd, pump->pipe.write_fd, len, SPLICE_FLAGS);
     if (n > 0) {
         pump->in_pipe = (uint32_t)n;
         pump->spliced = true;
@@ -227,7 +235,7 @@ int pump_run(struct pump *pump, const struct relay *relay, bool hangup)
 {
     if (pump->finished)
         return PUMP_DONE;
-    size_t budget = RELAY_TURN_MAX;
+    size_t budget = relay->turn_bytes > 0 ? relay->turn_bytes : RELAY_TURN_MAX;
     pump->target_failed = false;
     for (;;) {
         int r = flush(pump, relay);

@@ -14,10 +14,22 @@ struct relay {                   /* what a worker's pumps share; all borrowed fr
     struct buffers *buffers;
     struct pipes *pipes;
     struct stats *stats;
+    size_t turn_bytes;           /* what a pump may move before others run; 0 = the most */
 };
 
 enum { PUMP_WAIT = 0, PUMP_AGAIN = 1, PUMP_DONE = 2 };
-enum { RELAY_SPLICE_AFTER = 256 * 1024, RELAY_TURN_MAX = 1024 * 1024 };
+enum {
+    RELAY_SPLICE_AFTER = 256 * 1024,
+    RELAY_TURN_MAX = 1024 * 1024, RELAY_TURN_MIN = 64 * 1024, /* a pump, a turn */
+    RELAY_TURN_ALL = 16 * RELAY_TURN_MAX, /* all of them together, while the least allows it */
+};
+
+/* turn_bytes in a turn with so many sources: it lasts no longer for being asked more. */
+static inline size_t relay_share(uint32_t sources)
+{
+    size_t share = sources > 0 ? RELAY_TURN_ALL / sources : RELAY_TURN_MAX;
+    return share > RELAY_TURN_MAX ? RELAY_TURN_MAX : share < RELAY_TURN_MIN ? RELAY_TURN_MIN : share;
+}
 
 struct pump {                    /* zeroed, then source and target set */
     struct record *source, *target; /* borrowed from the legs */

@@ -14,6 +14,7 @@ static int run_pump(struct stream *s, struct pump *pump)
     struct stream_env *env = s->env;
     struct leg *leg = source_leg(s, pump);
     uint64_t before = pump->bytes;
+    env->relay.turn_bytes = relay_share(loop_busy(env->loop));
     int r = pump_run(pump, &env->relay, leg->hangup);
     if (pump->bytes != before) {
         stats_add(env->stats, pump == &s->to_up ? STAT_BYTES_UP : STAT_BYTES_DOWN,

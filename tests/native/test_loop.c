@@ -177,6 +177,41 @@ static void removed_by_work_it_is_not_called(void)
     loop_free(loop);
 }
 
+/* More of them than run in a turn: all have their turn, in order, before the first has another. */
+static void much_work_is_spread_over_turns(void)
+{
+    enum { MANY = 1000, TURNS = 8 };
+    static struct probe probes[MANY];
+    struct loop *loop;
+    REQUIRE_INT(loop_new(&loop), 0);
+    for (int i = 0; i < MANY; i++) {
+        probes[i] = make_probe(loop, -1);
+        probes[i].again = true;
+        loop_requeue(loop, &probes[i].source);
+    }
+    unsigned done = 0;
+    for (int turn = 0; turn < TURNS; turn++) {
+        CHECK_INT(loop_turn(loop, -1), 0);
+        CHECK(loop_busy(loop) > 0 && loop_busy(loop) < MANY);
+        done += loop_busy(loop);
+        for (unsigned i = 0; i < MANY; i++)
+            CHECK_INT(probes[i].calls, done / MANY + (i < done % MANY));
+    }
+    CHECK(done > MANY);
+    probes[1].victim = &probes[0]; /* whichever list it is on */
+    for (int i = 0; i < MANY; i++)
+        probes[i].again = false;
+    unsigned last = probes[0].calls + 1;
+    for (int turn = 0; turn < TURNS; turn++)
+        CHECK_INT(loop_turn(loop, 0), 0);
+    CHECK(probes[0].calls <= last);
+    CHECK_INT(loop_turn(loop, 0), 0);
+    CHECK_INT(loop_busy(loop), 0);
+    for (int i = 0; i < MANY; i++)
+        CHECK(!probes[i].source.queued);
+    loop_free(loop);
+}
+
 static unsigned fired;
 
 static void fire(struct timer *timer)
@@ -229,5 +264,6 @@ static void an_error_of_the_kernel_comes_out(void)
 TEST_MAIN(TEST(edges_of_a_socket), TEST(a_level_source_is_told_until_it_is_read),
           TEST(a_source_removed_in_its_turn_is_not_called), TEST(work_runs_next_turn_in_order),
           TEST(what_waits_for_a_share_comes_before_fresh_events),
-          TEST(removed_by_work_it_is_not_called), TEST(a_timer_ends_the_wait),
+          TEST(removed_by_work_it_is_not_called), TEST(much_work_is_spread_over_turns),
+          TEST(a_timer_ends_the_wait),
           TEST(an_error_of_the_kernel_comes_out))

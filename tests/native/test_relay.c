@@ -379,6 +379,43 @@ static void a_turn_is_bounded(void)
     relay_fini();
 }
 
+static void a_share(void)
+{
+    CHECK_INT(relay_share(0), RELAY_TURN_MAX);
+    CHECK_INT(relay_share(1), RELAY_TURN_MAX);
+    CHECK_INT(relay_share(64), RELAY_TURN_ALL / 64);
+    CHECK_INT(relay_share(UINT32_MAX), RELAY_TURN_MIN);
+}
+
+/* A smaller turn, for being one of many: by read as by splice, and nothing is left behind. */
+static void a_small_share_is_kept(void)
+{
+    enum { TOTAL = 3 << 20 };
+    memset(&net, 0, sizeof(net));
+    net.total = net.arrived = TOTAL;
+    net.room = 8 << 20;
+    net.fin = true;
+    struct run run;
+    REQUIRE(relay_init(2, 1, 1));
+    relay.turn_bytes = RELAY_TURN_MIN;
+    run_init(&run, false, false);
+    run.pump.large = true;
+    uint64_t before = 0;
+    unsigned turns = 0;
+    for (step(&run); run.result == PUMP_AGAIN; step(&run)) {
+        CHECK(net.taken > before && net.taken - before < 2 * RELAY_TURN_MIN);
+        before = net.taken;
+        turns++;
+    }
+    CHECK_INT(run.result, PUMP_DONE);
+    CHECK(run.pump.spliced);
+    CHECK_INT(net.taken, TOTAL);
+    CHECK(turns >= TOTAL / (2 * RELAY_TURN_MIN));
+    pump_fini(&run.pump, &relay);
+    relay.turn_bytes = 0;
+    relay_fini();
+}
+
 /* They came with one edge; no other will tell of those that a read leaves inside. */
 static void records_that_wait_inside_are_read(void)
 {
@@ -480,6 +517,7 @@ static void sim_errors(void) { simulated(errors_at_any_moment); }
 static void sim_truncation(void) { simulated(truncation_is_no_end); }
 static void sim_back_pressure(void) { simulated(nothing_is_read_while_the_target_is_full); }
 static void sim_turn(void) { simulated(a_turn_is_bounded); }
+static void sim_share(void) { simulated(a_small_share_is_kept); }
 static void sim_records(void) { simulated(records_that_wait_inside_are_read); }
 static void sim_small(void) { simulated(splice_ends_when_the_bulk_does); }
 static void sim_uncounted(void) { simulated(bytes_of_ours_are_not_payload); }
@@ -487,7 +525,8 @@ static void sim_uncounted(void) { simulated(bytes_of_ours_are_not_payload); }
 TEST_MAIN({"all_bytes_in_order", sim_order}, {"errors_at_any_moment", sim_errors},
           {"truncation_is_no_end", sim_truncation},
           {"nothing_is_read_while_the_target_is_full", sim_back_pressure},
-          {"a_turn_is_bounded", sim_turn}, {"records_that_wait_inside_are_read", sim_records},
+          {"a_turn_is_bounded", sim_turn}, TEST(a_share), {"a_small_share_is_kept", sim_share},
+          {"records_that_wait_inside_are_read", sim_records},
           {"splice_ends_when_the_bulk_does", sim_small},
           {"bytes_of_ours_are_not_payload", sim_uncounted},
           TEST(small_buffers_when_large_ones_run_out))
