@@ -142,3 +142,19 @@ def resolve(host: str, namespace: str, zone: str) -> str | None:
 def mesh_names(name: str, namespace: str, zone: str) -> tuple[str, str]:
     """What DNS answers for a service."""
     return f"{name}.{namespace}.{zone}", f"{name}.{namespace}.svc.{CLUSTER_LOCAL}"
+
+
+OPERATOR_KINDS = ("admin", "viewer")
+
+
+def operator_id(trust_domain: str, kind: str, name: str) -> str:
+    """Who may use the admin API by mTLS. kind: one of OPERATOR_KINDS. Raises InvalidInput."""
+    if kind not in OPERATOR_KINDS or not is_label(name):
+        raise InvalidInput(f"{name!r} cannot be a name: use lower case letters, digits and hyphens")
+    return f"spiffe://{trust_domain}/sluice/{kind}/{name}"
+
+
+def is_operator_id(spiffe_id: str, trust_domain: str) -> bool:
+    head = f"spiffe://{trust_domain}/sluice/"
+    kind, _, name = spiffe_id.removeprefix(head).partition("/")
+    return spiffe_id.startswith(head) and kind in OPERATOR_KINDS and is_label(name)

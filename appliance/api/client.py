@@ -19,6 +19,7 @@ import grpc
 
 from appliance.api._gen import admin_pb2 as pb
 from appliance.api._gen import admin_pb2_grpc
+from appliance.api.remote import Remote
 from appliance.ca.client import CaClient
 from appliance.compile.accounts import accounts
 from appliance.config.load import Source, load
@@ -35,7 +36,7 @@ from appliance.identity import parse, workload_id
 from appliance.paths import Paths
 from dataplane.snapshot import Grade
 
-__all__ = ["AdminClient", "ApplianceError", "Paths", "pb", "read_sources"]
+__all__ = ["AdminClient", "ApplianceError", "Paths", "Remote", "pb", "read_sources"]
 
 CALL_TIMEOUT_S = 60.0
 MESSAGE_BYTES_MAX = 64 << 20
@@ -59,21 +60,24 @@ def _raise(error: grpc.aio.AioRpcError, where: str) -> ApplianceError:
 class AdminClient:
     """Async context manager. Each method is one call; replies are the API's messages."""
 
-    def __init__(self, paths: Paths | None = None) -> None:
+    def __init__(self, paths: Paths | None = None, remote: Remote | None = None) -> None:
+        """remote: another machine's daemon, by mTLS, instead of the one at paths."""
         self._paths = paths or Paths()
-        self._where = str(self._paths.admin_socket)
+        self._remote = remote
+        self._where = remote.address if remote else str(self._paths.admin_socket)
         self._channel: grpc.aio.Channel | None = None
         self.left_undone: list[str] = []  # of calls that were done else: what remains to do
 
     async def __aenter__(self) -> Self:
-        self._channel = grpc.aio.insecure_channel(
-            f"unix:{self._where}",
-            options=[
-                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-                ("grpc.enable_http_proxy", 0),
-            ],
-        )
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        if self._remote is not None:
+            self._channel = self._remote.channel(options)
+        else:
+            self._channel = grpc.aio.insecure_channel(f"unix:{self._where}", options=options)
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
         return self
 
@@ -101,8 +105,8 @@ class AdminClient:
         named: (namespace, service account) that the admin wrote. The daemon says what it needs,
         and a daemon in wrong hands would ask for more. Raises Denied.
         """
-        if not identities:
-            return {}
+        if not identities or self._remote is not None:
+            return {}  # from elsewhere the CA cannot be asked: the box must have approved before
         async with CaClient(self._paths.ca_socket) as ca:
             known = {each.spiffe_id: each.max_grade for each in await ca.approvals()}
             wanted = [each for each in identities if known.get(each, Grade.NONE) < grade]
@@ -140,6 +144,11 @@ class AdminClient:
         }
         if not gone - kept:
             return
+        if self._remote is not None:
+            self.left_undone += [
+                f"on the box, run `sluice ca withdraw {each}`" for each in sorted(gone - kept)
+            ]
+            return
         try:
             async with CaClient(self._paths.ca_socket) as ca:
                 known = {each.spiffe_id for each in await ca.approvals()}
@@ -147,8 +156,8 @@ class AdminClient:
                     await ca.withdraw(spiffe_id)
         except Unavailable as error:
             self.left_undone += [
-                f"{error}; when it does, run `sluice ca withdraw {spiffe_id}`"
-                for spiffe_id in sorted(gone - kept)
+                f"{error}; when it does, run `sluice ca withdraw {each}`"
+                for each in sorted(gone - kept)
             ]
 
     # -- reading ---------------------------------------------------------------------------------

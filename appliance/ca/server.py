@@ -36,7 +36,7 @@ from appliance.ca.issue import (
 from appliance.ca.key import import_intermediate
 from appliance.ca.table import Table
 from appliance.errors import ApplianceError, Conflict, Denied, InvalidInput, LimitReached
-from appliance.identity import appliance_id
+from appliance.identity import appliance_id, is_operator_id
 from appliance.rate import Bucket, Rate
 from dataplane.snapshot import Grade
 
@@ -112,14 +112,16 @@ class Ca:
     def sign(
         self, peer: Peer, csr_der: bytes, spiffe_id: str, grade: Grade | None, ttl_s: int
     ) -> Signed:
-        self._roles.signs(peer)
+        operator = is_operator_id(spiffe_id, self._authority.trust_domain)
+        # An admin's own certificate is the admin's to ask for: the daemon would let itself in.
+        (self._roles.approves if operator else self._roles.signs)(peer)
         if not self._bucket.take():
             raise LimitReached("the CA signs no faster than its limit: try again in a moment")
         now = self._now()
         own = spiffe_id == self._appliance_id
-        if own and grade is not None:
-            raise Denied("the appliance is no workload: its leaf has no grade")
-        if not own:
+        if (own or operator) and grade is not None:
+            raise Denied(f"{spiffe_id} is no workload: its leaf has no grade")
+        if not (own or operator):
             check_workload_id(spiffe_id, self._authority.trust_domain)
             decide(spiffe_id, grade, self._table.approval(spiffe_id))
         csr = check_csr(csr_der, spiffe_id)

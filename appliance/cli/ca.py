@@ -4,6 +4,7 @@ has no say in it."""
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +14,15 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from appliance.api.remote import BUNDLE, CHAIN, KEY, SERVER
 from appliance.api.text import shown, when
 from appliance.ca.client import CaClient
-from appliance.ca.issue import GRADE_OF, GRADE_TEXT
+from appliance.ca.issue import GRADE_OF, GRADE_TEXT, TTL_MAX_S
 from appliance.cli.context import Context
 from appliance.cli.output import console, format_option, show_data
+from appliance.compile import LeafNeed
+from appliance.enroll.credentials import Credential, obtain
+from appliance.identity import operator_id
 
 Result = TypeVar("Result")
 
@@ -109,6 +114,38 @@ def ca_audit(context: Context, limit: int, fmt: str) -> None:
     for entry in found:
         table.add_row(when(entry.time), entry.who, entry.what, Text(shown(entry.detail)))
     console.print(table)
+
+
+@ca.command("admin")
+@click.argument("name")
+@click.option("--viewer", is_flag=True, help="May read only.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="A folder to make; holds a key."
+)
+@click.pass_obj
+def ca_admin(context: Context, name: str, viewer: bool, out: Path) -> None:
+    """Make a certificate for NAME to use the admin API from elsewhere, good for a day.
+
+    Then, from anywhere: sluice --remote BOX:15011 --credential FOLDER status
+    """
+    status = context.call(lambda client: client.status())
+    identity = operator_id(status.trust_domain, "viewer" if viewer else "admin", name)
+
+    async def make(client: CaClient) -> tuple[Credential, str]:
+        need = LeafNeed(key=identity, spiffe_id=identity, grade=None)
+        return await obtain(client, need, TTL_MAX_S), await client.bundle()
+
+    made, bundle = _ask(context, make)
+    out.mkdir(mode=0o700)
+    for file, text in (
+        (KEY, made.leaf.key_pem),
+        (CHAIN, made.leaf.chain_pem),
+        (BUNDLE, bundle),
+        (SERVER, f"{status.appliance}.sluice.{status.trust_domain}\n"),
+    ):
+        with open(os.open(out / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(text)
+    console.print(f"{identity} is in {out}, good until {when(made.not_after)}.")
 
 
 @ca.command("import")

@@ -55,7 +55,7 @@ def flows(context: Context, service: str, state: str, limit: int, watch: bool, f
 
 
 async def _watch(context: Context, service: str, state: str, fmt: str) -> None:
-    async with AdminClient(context.paths) as client:
+    async with AdminClient(context.paths, context.remote) as client:
         async for update in client.watch(flows=True):
             for flow in update.flows.flows:
                 if (service and flow.service != service) or (state and flow.state != state):

@@ -10,10 +10,11 @@ from typing import NoReturn
 import click
 from click.shell_completion import get_completion_class
 
+from appliance.api.remote import Remote
 from appliance.cli import ca, documents, flows, hosts, peers, rescue, site
 from appliance.cli.context import Context
 from appliance.cli.output import errors
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, InvalidInput
 from appliance.paths import RUN, STATE, Paths
 
 
@@ -47,11 +48,22 @@ EPILOG = (
     show_default=True,
     help="Where the state is.",
 )
+@click.option("--remote", metavar="HOST:PORT", help="Another machine's admin API, by mTLS.")
+@click.option(
+    "--credential",
+    type=click.Path(path_type=Path),
+    help="With --remote: the folder that `sluice ca admin` made.",
+)
 @click.version_option(_version())
 @click.pass_context
-def cli(context: click.Context, run: Path, state: Path) -> None:
+def cli(
+    context: click.Context, run: Path, state: Path, remote: str | None, credential: Path | None
+) -> None:
     """Sluice: a service mesh for machines, from one box at the edge of the site."""
-    context.obj = Context(Paths(state=state, run=run))
+    if (remote is None) != (credential is None):
+        raise InvalidInput("--remote and --credential go together")
+    there = Remote(remote, credential) if remote and credential else None
+    context.obj = Context(Paths(state=state, run=run), there)
 
 
 @cli.command()

@@ -180,3 +180,38 @@ def test_table_survives_reopening_and_keeps_bounds(
     assert len(entries) == 10
     assert len(entries[0].detail) == 1000
     second.close()
+
+
+OPERATOR = "spiffe://a.example/sluice/admin/eva"
+
+
+@pytest.mark.parametrize("kind", ["admin", "viewer"])
+def test_admins_sign_their_own_kind(tmp_path: Path, store: Table, kind: str) -> None:
+    ca = ca_of(tmp_path, store)
+    identity = f"spiffe://a.example/sluice/{kind}/eva"
+    signed = ca.sign(ADMIN, csr(), identity, None, 10**6)
+    leaf = x509.load_pem_x509_certificate(signed.chain_pem.encode())
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [identity]
+    assert signed.not_after == NOW + 24 * 3600
+
+
+@pytest.mark.parametrize("peer", [DAEMON, DAEMON_IN_ADMIN, STRANGER])
+def test_nobody_else_makes_an_admin(tmp_path: Path, store: Table, peer: Peer) -> None:
+    with pytest.raises(Denied):
+        ca_of(tmp_path, store).sign(peer, csr(), OPERATOR, None, 3600)
+
+
+def test_an_admin_signs_no_workload_and_no_grade(tmp_path: Path, store: Table) -> None:
+    ca = ca_of(tmp_path, store)
+    ca.approve(ADMIN, WEB, Grade.KEY)
+    for identity, grade in ((WEB, None), (OPERATOR, Grade.KEY), (GATEWAY, None)):
+        with pytest.raises(Denied):
+            ca.sign(ADMIN, csr(), identity, grade, 3600)
+
+
+@pytest.mark.parametrize("path", ["admin/", "admin/a/b", "admin/UP", "root/eva", "admin"])
+def test_odd_operators_are_no_workloads_either(tmp_path: Path, store: Table, path: str) -> None:
+    for peer in (ADMIN, DAEMON):
+        with pytest.raises((Denied, InvalidInput)):
+            ca_of(tmp_path, store).sign(peer, csr(), f"spiffe://a.example/sluice/{path}", None, 60)
