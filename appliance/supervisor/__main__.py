@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from appliance.errors import ApplianceError, Denied
+from appliance.errors import ApplianceError, Denied, InvalidInput
 from appliance.paths import RUN, SITE_FILE, STATE, Paths
 from appliance.site import Site, load_site
 from appliance.supervisor import layout
@@ -22,6 +22,15 @@ from appliance.supervisor.control import Control
 from appliance.supervisor.tree import Commands, Tree, commands
 
 log = logging.getLogger("sluice.supervisor")
+
+
+def refuse_root(site: Site) -> None:
+    """No child runs as root, and no child's group is the admins'. Raises InvalidInput."""
+    users = site.spec.users
+    if 0 in (users.daemon, users.ca, users.dataplane, users.admin_group):
+        raise InvalidInput("spec.users: no process may be root, nor its group the admins': not 0")
+    if users.admin_group in (users.daemon, users.ca, users.dataplane):
+        raise InvalidInput("spec.users.adminGroup: give it a number that no process has")
 
 
 async def run(site: Site, paths: Paths, started: Commands) -> None:
@@ -60,6 +69,7 @@ def up(site_file: Path = SITE_FILE, state: Path = STATE, run_directory: Path = R
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     site_file = site_file.resolve()
     site = load_site(site_file)
+    refuse_root(site)
     paths = Paths(state.resolve(), run_directory.resolve())
     os.umask(0o022)
     layout.make(paths, site.spec.users)
