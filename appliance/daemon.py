@@ -110,7 +110,13 @@ class Daemon:
             site, self.revisions, self.view, self.publisher, self.leaves, self.audit
         )
         self.book = PeerBook(
-            site, self.peers, self.revocations, self.view, self.catalog, self.audit
+            site,
+            self.peers,
+            self.revocations,
+            self.view,
+            self.catalog,
+            self.audit,
+            in_force=lambda: self.publisher.settled,
         )
         self.peering = Peering(
             site.trust_domain, self.book.facts, self.book, self.own_leaf, self.revoked

@@ -39,10 +39,12 @@ class PeerBook:
         view: RegistryView,
         catalog: Catalog,
         audit: Audit,
+        in_force: Callable[[], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._site, self._peers, self._revocations = site, peers, revocations
         self._view, self._catalog, self._audit, self._clock = view, catalog, audit, clock
+        self._in_force = in_force
         self._began = clock()
         self._seen_kept: dict[str, int] = {}
         self._heard = asyncio.Event()
@@ -83,6 +85,9 @@ class PeerBook:
         if self._revocations.replace(trust_domain, denied, peer, int(self._clock())):
             self._audit.record(peer, "revocations", f"{trust_domain} denies {len(denied)}")
             self._view.changed()
+
+    def in_force(self) -> bool:
+        return self._in_force()
 
     def acknowledged(self, peer: str, last: int) -> None:
         if self._peers.heard().get(peer, last) < last:

@@ -120,6 +120,12 @@ class Publisher:
         self._wake.set()
 
     @property
+    def settled(self) -> bool:
+        """The data plane runs all that was touched so far."""
+        due = self._all or self._services or self._lock.locked()
+        return not due and not self.problem
+
+    @property
     def version(self) -> int:
         """Of the last snapshot that was sent."""
         return int(self._store.get(_VERSION, "0"))

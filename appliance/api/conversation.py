@@ -54,6 +54,10 @@ class Book(Protocol):
         self, peer: str, trust_domain: str, denied: tuple[tuple[str | None, str | None], ...]
     ) -> None: ...
 
+    def in_force(self) -> bool:
+        """Whether the data plane does what was heard so far."""
+        ...
+
     def acknowledged(self, peer: str, last: int) -> None:
         """The peer has our revocations up to this one in force."""
         ...
@@ -72,7 +76,7 @@ class Conversation:
         self.settled = asyncio.Event()  # its exports came
 
     def changed(self) -> None:
-        """We may have something new to tell."""
+        """We may have something new to tell: facts, or that what was heard is in force."""
         self._wake.set()
 
     async def speak(self) -> AsyncIterator[pb.Word]:
@@ -105,8 +109,8 @@ class Conversation:
             yield pb.Word(revocations=_revocations(facts))
         if said is None or said.exports != facts.exports:
             yield pb.Word(exports=pb.Exports(services=map(_service, facts.exports)))
-        heard, self._heard = self._heard, None
-        if heard is not None:
+        if self._heard is not None and self._book.in_force():
+            heard, self._heard = self._heard, None
             yield pb.Word(heard=pb.Heard(last=heard))
 
     async def listen(self, words: AsyncIterator[pb.Word]) -> None:

@@ -38,6 +38,7 @@ class Notes:
         self.bundles: dict[str, str] = {}
         self.denied: dict[str, Any] = {}
         self.heard: dict[str, int] = {}
+        self.published = True
 
     def exports_heard(self, peer: str, services: tuple[ImportedService, ...]) -> None:
         self.exports[peer] = services
@@ -49,6 +50,9 @@ class Notes:
         self, peer: str, trust_domain: str, denied: tuple[tuple[str | None, str | None], ...]
     ) -> None:
         self.denied[peer] = denied
+
+    def in_force(self) -> bool:
+        return self.published
 
     def acknowledged(self, peer: str, last: int) -> None:
         self.heard[peer] = last
@@ -119,6 +123,21 @@ async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_revocation_is_acknowledged_when_it_is_in_force_and_not_before() -> None:
+    async with sites() as (a, b):
+        meet(a, b)
+        await eventually(lambda: a.peering.connected("b") and b.peering.connected("a"))
+        a.book.published = False
+        b.tell(denied=(("ab12", None),), denied_last=7)
+        await eventually(lambda: bool(a.book.denied["b"]))
+        a.tell(bundle_pem="NEW")  # said after it would have been
+        await eventually(lambda: b.book.bundles["a"] == "NEW")
+        assert b.book.heard.get("a", 0) == 0
+        a.book.published = True
+        a.peering.changed()
+        await eventually(lambda: b.book.heard["a"] == 7)
 
 
 async def test_both_sides_tell_what_they_have_and_what_changes() -> None:

@@ -48,8 +48,9 @@ def enrolment(world: World) -> Enrolment:
 
 def book(world: World) -> PeerBook:
     return PeerBook(
-        SITE, world.peers, world.revocations, world.view, world.catalog, world.audit, world.clock
-    )
+        SITE, world.peers, world.revocations, world.view, world.catalog, world.audit,
+        lambda: world.publisher.settled, world.clock,
+    )  # fmt: skip
 
 
 async def agent(world: World, name: str, account: str = "") -> str:
@@ -304,8 +305,13 @@ async def test_a_peers_bundle_is_replaced_only_by_one_of_its_own(world: World) -
 
 async def test_a_peers_revocations_hold_here_and_go_with_it(world: World) -> None:
     await enrolment(world).peer_joined("b", OFFER)
-    book(world).revocations_heard("b", "b.example", (("ab", None),))
     await world.publisher.settle()
+    notes = book(world)
+    assert notes.in_force()
+    notes.revocations_heard("b", "b.example", (("ab", None),))
+    assert not notes.in_force()  # not before the data plane has it
+    await world.publisher.settle()
+    assert notes.in_force()
     assert [(d.trust_domain, d.serial) for d in world.plane.now.denied] == [("b.example", "ab")]
     assert book(world).facts().denied == ()  # not ours to tell
     await world.membership.remove_peer("b", "t")
