@@ -71,13 +71,17 @@ def _enter(namespace: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def connect(namespace: str, address: object, port: int, source: str | None = None) -> socket.socket:
-    """Raises OSError."""
+def connect(
+    namespace: str, address: object, port: int, source: str | None = None, mark: int = 0
+) -> socket.socket:
+    """mark: SO_MARK. Raises OSError."""
     family = socket.AF_INET6 if ip_address(str(address)).version == 6 else socket.AF_INET
     with inside(namespace):
         sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(LIMIT_S)
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         if source is not None:
             sock.bind((source, 0))
         sock.connect((str(address), port))
@@ -107,10 +111,12 @@ def line(sock: socket.socket) -> str:
     return data.decode().strip()
 
 
-def ask(namespace: str, address: object, port: int, source: str | None = None) -> str:
+def ask(
+    namespace: str, address: object, port: int, source: str | None = None, mark: int = 0
+) -> str:
     """Connects, returns the first line, or how it went wrong."""
     try:
-        with connect(namespace, address, port, source) as sock:
+        with connect(namespace, address, port, source, mark) as sock:
             return line(sock)
     except OSError as error:
         return name_of(error)

@@ -174,11 +174,15 @@ def test_a_wrong_or_used_peer_code_adds_no_peer(mesh: Mesh) -> None:
     parsed = codes.parse(invited_.code)
     wrong = str(codes.make(codes.PEER, parsed.pin))
     host = str(codes.Code(codes.HOST, parsed.secret, parsed.pin))
+
+    def add(code: str) -> None:
+        mesh.call(mesh.a, lambda client: client.add_peer("site-x", invited_.address, code))
+
     for bad in (wrong, host):
         with pytest.raises((Denied, InvalidInput)):
-            mesh.call(mesh.a, lambda c, bad=bad: c.add_peer("site-x", invited_.address, bad))
+            add(bad)
     with pytest.raises(Conflict, match=r"a\.example is a peer already: site-a"):
-        mesh.call(mesh.a, lambda c: c.add_peer("site-x", invited_.address, invited_.code))
+        add(invited_.code)
     assert [p.name for p in mesh.call(mesh.a, lambda c: c.peers())] == ["site-b"]
 
 

@@ -49,16 +49,15 @@ class Attacker:
     def header(self) -> bytes:
         return header(self.mesh.a.hosts["a1"].ipv4, self.mesh.vip(self.mesh.a, "payments"), 8080)
 
-    def speak(self, client: TlsClient, sni: str | None = SNI, **more: object) -> Answer:
-        data = more.pop("data", None) or self.header()
-        return client.speak(
-            self.mesh.a.namespace,
-            self.target,
-            PORT,
-            sni,
-            data,
-            **more,  # type: ignore[arg-type]
-        )
+    def speak(
+        self,
+        client: TlsClient,
+        sni: str | None = SNI,
+        data: bytes = b"",
+        session: ssl.SSLSession | None = None,
+    ) -> Answer:
+        namespace = self.mesh.a.namespace
+        return client.speak(namespace, self.target, PORT, sni, data or self.header(), session)
 
 
 def processes(mesh: Mesh) -> dict[str, int]:
@@ -161,11 +160,9 @@ def test_a_certificate_that_may_not_sign_handshakes(attacker: Attacker) -> None:
 
 
 def test_a_ca_certificate_shown_as_a_leaf(attacker: Attacker) -> None:
-    shown = write(
-        attacker.directory,
-        attacker.site_a.key,
-        attacker.site_a.bundle_pem,  # type: ignore[arg-type]
-    )
+    authority = attacker.site_a
+    assert isinstance(authority.key, ec.EllipticCurvePrivateKey)
+    shown = write(attacker.directory, authority.key, authority.bundle_pem)
     refused(attacker, shown, "peer_identity", "certificate")
 
 

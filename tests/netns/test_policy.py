@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from appliance.agent import intercept
 from appliance.demo.topology import SiteSpace
-from tests.netns.helpers import REFUSED, connect, ended, line
+from tests.netns.helpers import REFUSED, ask, connect, ended, line
 from tests.netns.mesh import Mesh
 
 WEB, ORDERS = "a.example/ns/default/sa/web", "a.example/ns/default/sa/orders"
@@ -59,6 +60,16 @@ def test_strict_refuses_a_host_that_is_not_enrolled(mesh: Mesh) -> None:
         assert mesh.ask("a2", service, 8080) in REFUSED
         flow = mesh.flow(mesh.a, since, state="refused", service=f"{service}.default")
         assert (flow.source, flow.reason) == ("", reason)
+
+
+def test_a_host_with_a_key_is_nobody_without_it(mesh: Mesh) -> None:
+    """What goes round its agent comes from its address alone, which proves nothing here."""
+    a3, vip = mesh.a.hosts["a3"], mesh.vip(mesh.a, "web")
+    since = time.time()
+    assert ask(a3.namespace, vip, 8080, mark=intercept.MARK) in REFUSED
+    flow = mesh.flow(mesh.a, since, service="web.default", state="refused")
+    assert (flow.source, flow.grade, flow.reason) == ("", "none", "unidentified")
+    assert flow.source_address.startswith(str(a3.ipv4))
 
 
 def test_permissive_lets_it_in_at_its_own_site_only(mesh: Mesh) -> None:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from appliance.demo.topology import APPLIANCE, CHECKOUT, Host
-from tests.netns.helpers import ask, nft_counters, sh, until
+from tests.netns.helpers import ask, connect, nft_counters, sh, until
 from tests.netns.mesh import Mesh
 
 
@@ -81,6 +81,21 @@ def test_spoofed_packets_to_the_appliance_itself_are_dropped_too(mesh: Mesh) -> 
     before = spoofed(mesh)
     forge(mesh, a2, a2.mac, str(a1.ipv4), str(APPLIANCE[0]), mesh.a.site.spec.ports.mesh)
     until("the frame being dropped", lambda: spoofed(mesh) > before)
+
+
+def test_the_mesh_link_is_no_way_in_to_virtual_addresses(mesh: Mesh) -> None:
+    """Not even with a bound host's address: packets are taken on the hosts' interfaces alone."""
+    vip, hop = mesh.vip(mesh.a, "web"), mac_of_appliance(mesh, "mesh0")
+    before = nft_counters(mesh.a.namespace)
+    for source in (mesh.a.hosts["a1"].ipv4, mesh.b.mesh[0]):
+        command = mesh.b.command(
+            sys.executable, "-m", "tests.netns.actors", "syn", "mesh0", "02:53:00:00:00:77",
+            str(source), hop, vip, "8080",
+        )  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=CHECKOUT)
+    with connect(mesh.b.namespace, mesh.a.mesh[0], mesh.a.site.spec.ports.mesh):
+        pass  # what came before it on that link has been looked at
+    assert nft_counters(mesh.a.namespace) == before
 
 
 def test_an_unbound_neighbour_is_not_touched(mesh: Mesh) -> None:
