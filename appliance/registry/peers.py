@@ -40,7 +40,8 @@ class Peers:
         return _peer(row)
 
     def put(self, peer: Peer, own_trust_domain: str) -> None:
-        """New, or joined again (the same name and trust domain). Raises Conflict, LimitReached."""
+        """New, or joined again (the same name and trust domain): then what it told us stays, for
+        it says nothing twice on a stream that lives. Raises Conflict, LimitReached."""
         with self._store.transaction():
             if peer.trust_domain == own_trust_domain:
                 raise Conflict(
@@ -54,11 +55,14 @@ class Peers:
                         f"peer {other.name} ({other.trust_domain}) is there already: "
                         f"`sluice peer remove {other.name}` first"
                     )
-            if len(others) >= PEERS_MAX:
+            if len({other.name for other in others} | {peer.name}) > PEERS_MAX:
                 raise LimitReached(f"at most {PEERS_MAX} peers")
-            self._store.run("DELETE FROM peers WHERE name = ?", (peer.name,))
             self._store.run(
-                "INSERT INTO peers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+                "INSERT INTO peers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"
+                " ON CONFLICT (name) DO UPDATE SET appliance = excluded.appliance,"
+                " bundle_pem = excluded.bundle_pem, mesh_addresses = excluded.mesh_addresses,"
+                " mesh_port = excluded.mesh_port, peering_address = excluded.peering_address,"
+                " peering_port = excluded.peering_port, last_seen = excluded.last_seen",
                 (
                     peer.name,
                     peer.trust_domain,

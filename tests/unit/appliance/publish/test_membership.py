@@ -290,6 +290,17 @@ async def test_imports_outlive_a_restart_that_hears_nothing_at_first(
     assert [s.name for s in again.plane.now.services] == ["pay.default"]
 
 
+async def test_a_peer_that_joins_again_on_a_living_stream_keeps_its_services(world: World) -> None:
+    store, notes = enrolment(world), book(world)
+    await store.peer_joined("b", OFFER)
+    notes.exports_heard("b", (WEB,))
+    world.peers.set_heard("b", 7)
+    await store.peer_joined("b", replace(OFFER, mesh_port=15009))
+    await world.publisher.settle()
+    assert [s.name for s in world.plane.now.services] == ["pay.default"]
+    assert (world.peers.get("b").mesh_port, world.peers.heard()["b"]) == (15009, 7)
+
+
 async def test_a_peers_bundle_is_replaced_only_by_one_of_its_own(world: World) -> None:
     await enrolment(world).peer_joined("b", OFFER)
     notes, new = book(world), Pki("b.example")
