@@ -174,7 +174,7 @@ typedef struct {
     uint8_t pin;                  /* pin worker n to the nth allowed processor */
     uint8_t allow_transparent;    /* may bind to a client's address (CAP_NET_RAW) */
     uint8_t records;              /* of TLS legs: DP_RECORD_OPENSSL, _USER or _KTLS; 0 = the first */
-    uint8_t pad;
+    uint8_t link_version_max;     /* of mesh links, offered and taken; 0 = the newest we know */
 } dp_config;
 
 typedef struct {

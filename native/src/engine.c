@@ -57,7 +57,8 @@ static bool config_is_good(const dp_config *c)
            c->event_bytes <= EVENT_BYTES_MAX && c->handshake_timeout_ms >= 1 &&
            c->header_timeout_ms >= 1 &&
            (c->records == 0 ||
-            (c->records >= DP_RECORD_OPENSSL && c->records <= DP_RECORD_KTLS));
+            (c->records >= DP_RECORD_OPENSSL && c->records <= DP_RECORD_KTLS)) &&
+           c->link_version_max <= TLS_LINK_VERSION_MAX;
 }
 
 int dp_engine_new(const dp_config *config, dp_engine **ret)
@@ -75,6 +76,8 @@ int dp_engine_new(const dp_config *config, dp_engine **ret)
         r = stats_new(&engine->stats);
     if (r >= 0)
         r = tls_context_new(&engine->tls);
+    if (r >= 0 && config->link_version_max > 0)
+        r = tls_context_set_link_version_max(engine->tls, config->link_version_max);
     for (uint32_t i = 0; r >= 0 && i < config->workers; i++) {
         engine->stops[i] = message_new(MESSAGE_STOP);
         r = engine->stops[i] == NULL ? -ENOMEM

@@ -48,7 +48,7 @@ static int on_alpn(SSL *ssl, const unsigned char **ret, unsigned char *ret_len,
     (void)arg;
     for (unsigned at = 0; at < offer_len; at += 1u + offer[at]) {
         uint8_t version = alpn_version(offer + at + 1, offer[at]);
-        if (version > best) {
+        if (version > best && version <= tls->ctx->link_version_max) {
             best = version;
             *ret = offer + at + 1;
             *ret_len = offer[at];
@@ -58,7 +58,7 @@ static int on_alpn(SSL *ssl, const unsigned char **ret, unsigned char *ret_len,
         return SSL_TLSEXT_ERR_OK;
     tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE,
                "client offers no link version of ours (ALPN %s%d to %d)", alpn_prefix,
-               TLS_LINK_VERSION_MIN, TLS_LINK_VERSION_MAX);
+               TLS_LINK_VERSION_MIN, tls->ctx->link_version_max);
     return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
@@ -166,17 +166,22 @@ static int context_client(SSL_CTX *ctx)
     int r = context_common(ctx);
     if (r < 0)
         return r;
+    tls_sessions_attach(ctx);
+    return 0;
+}
+
+int tls_context_set_link_version_max(struct tls_context *ctx, uint8_t version_max)
+{
+    assert(version_max >= TLS_LINK_VERSION_MIN && version_max <= TLS_LINK_VERSION_MAX);
     uint8_t offer[(1 + ALPN_LEN) * (TLS_LINK_VERSION_MAX - TLS_LINK_VERSION_MIN + 1)];
     size_t len = 0;
-    for (int version = TLS_LINK_VERSION_MAX; version >= TLS_LINK_VERSION_MIN; version--) {
+    for (int version = version_max; version >= TLS_LINK_VERSION_MIN; version--) {
         offer[len] = ALPN_LEN;
         alpn_name(version, offer + len + 1);
         len += 1 + ALPN_LEN;
     }
-    if (SSL_CTX_set_alpn_protos(ctx, offer, (unsigned)len) != 0)
-        return -ENOMEM;
-    tls_sessions_attach(ctx);
-    return 0;
+    ctx->link_version_max = version_max;
+    return SSL_CTX_set_alpn_protos(ctx->client, offer, (unsigned)len) == 0 ? 0 : -ENOMEM;
 }
 
 int tls_context_new(struct tls_context **ret)
@@ -193,6 +198,8 @@ int tls_context_new(struct tls_context **ret)
         ctx->client = SSL_CTX_new(TLS_client_method());
         r = context_client(ctx->client);
     }
+    if (r == 0)
+        r = tls_context_set_link_version_max(ctx, TLS_LINK_VERSION_MAX);
     ERR_clear_error();
     if (r < 0) {
         tls_context_free(ctx);

@@ -42,6 +42,8 @@ struct tls_client {              /* all borrowed until tls_new_client returns, b
 
 DP_MUST_CHECK int tls_context_new(struct tls_context **ret);
 void tls_context_free(struct tls_context *ctx);
+/* As if we knew no newer version, TLS_LINK_VERSION_MIN or more. Before the first leg; -ENOMEM. */
+DP_MUST_CHECK int tls_context_set_link_version_max(struct tls_context *ctx, uint8_t version);
 /* DP_TICKET_KEY_SIZE bytes each, at most 8; the first seals, all open. Any thread, any time. */
 DP_MUST_CHECK int tls_context_set_ticket_keys(struct tls_context *ctx, const uint8_t *keys,
                                               size_t count);

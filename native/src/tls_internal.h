@@ -21,6 +21,7 @@ struct tls_tickets;
 struct tls_context {
     SSL_CTX *server, *client;    /* owned */
     struct tls_tickets *tickets; /* owned */
+    uint8_t link_version_max;    /* of ours */
 };
 
 struct tls_refusal {

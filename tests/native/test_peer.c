@@ -62,4 +62,51 @@ static void it_chooses_no_address_of_ours(void)
     sites_fini();
 }
 
-SITE_TEST_MAIN(TEST(it_chooses_no_address_of_ours))
+/* Streams pass, in a full handshake and a resumed one, and a refusal says as much as both know. */
+static void speak(uint8_t client_version, uint8_t server_version, const char *detail)
+{
+    sites_init();
+    a.config.link_version_max = client_version;
+    b.config.link_version_max = server_version;
+    if (CHECK(sites_connect())) {
+        for (int i = 0; i < 2; i++) {
+            close(client);
+            close(accepted);
+            client = site_connect(&a, "127.0.1.1");
+            accepted = site_accept(service);
+            CHECK(client >= 0 && accepted >= 0 && site_echo(client, accepted));
+        }
+        CHECK(site_stat(&b, STAT_HANDSHAKES_RESUMED) > 0);
+        close(client);
+        b.deny_principal = a.host_id + strlen("spiffe://");
+        CHECK_INT(site_publish(&b), 0);
+        client = site_connect(&a, "127.0.1.1");
+        const struct site_event *event = site_wait_event(&a, DP_EVENT_REFUSED);
+        if (CHECK(event != NULL)) {
+            CHECK_INT(event->head.reason, DP_REASON_DENIED);
+            CHECK_TEXT(event->detail, detail);
+        }
+    }
+    sites_fini();
+}
+
+static void one_version_older_still_works(void)
+{
+    const char *why = "denied by no-batch, rule 1";
+    speak(2, 2, why);
+    speak(1, 2, ""); /* its replies have no room for the detail */
+    speak(2, 1, "");
+    speak(1, 1, "");
+    speak(0, 0, why); /* the newest */
+}
+
+static void a_version_that_we_do_not_know(void)
+{
+    sites_init();
+    a.config.link_version_max = TLS_LINK_VERSION_MAX + 1;
+    CHECK_INT(dp_engine_new(&a.config, &a.engine), -EINVAL);
+    sites_fini();
+}
+
+SITE_TEST_MAIN(TEST(it_chooses_no_address_of_ours), TEST(one_version_older_still_works),
+               TEST(a_version_that_we_do_not_know))
