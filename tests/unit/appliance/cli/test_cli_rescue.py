@@ -1,0 +1,71 @@
+"""`sluice rescue` on a state whose daemon is dead: as root only, and the next start finds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from appliance.cli.root import cli
+from appliance.config.model import Model
+from appliance.errors import Conflict, Denied, NotFound
+from appliance.paths import Paths
+from appliance.registry.revisions import Revisions
+from appliance.registry.store import Store
+from tests.unit.appliance.sites import model, policy
+
+ONE = model(policy("{action: DENY, rules: [{}]}", "one"))
+TWO = model(policy("{action: ALLOW, rules: [{}]}", "one"))
+AS_ROOT = os.geteuid() == 0
+
+
+def rescue(root: Path, *arguments: str) -> Result:
+    where = ("--state", str(root / "state"), "--run", str(root / "run"))
+    return CliRunner().invoke(cli, [*where, "rescue", *arguments])
+
+
+def state(root: Path) -> Paths:
+    """One revision that is applied, and one that waits to be confirmed."""
+    paths = Paths(state=root / "state", run=root / "run")
+    paths.database.parent.mkdir(parents=True)
+    store = Store(paths.database)
+    revisions = Revisions(store)
+    revisions.finish(revisions.begin(ONE, Model(), now=1, by="t", summary="one"))
+    revisions.finish(revisions.begin(TWO, ONE, now=2, by="t", summary="two", deadline=99))
+    store.close()
+    return paths
+
+
+def test_it_goes_back_from_disk(tmp_path: Path) -> None:
+    paths = state(tmp_path)
+    done = rescue(tmp_path, "rollback", "1")
+    if not AS_ROOT:
+        assert isinstance(done.exception, Denied)
+        return
+    assert done.exit_code == 0, done.output
+    store = Store(paths.database)
+    revisions = Revisions(store)
+    current = revisions.current
+    assert (revisions.pending(), revisions.model(current)) == (None, ONE)
+    store.close()
+    told = json.loads(rescue(tmp_path, "status", "-o", "json").output)
+    assert (told["current"], told["daemon_answers"]) == (current, False)
+    assert "action: DENY" in rescue(tmp_path, "documents").output
+    assert isinstance(rescue(tmp_path, "rollback", "9").exception, NotFound)
+
+
+def test_it_changes_nothing_under_a_daemon_that_answers(tmp_path: Path) -> None:
+    paths = state(tmp_path)
+    paths.admin_socket.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(str(paths.admin_socket))
+        daemon.listen()
+        assert isinstance(rescue(tmp_path, "rollback", "1").exception, Conflict)
+
+
+def test_without_a_state_it_says_where_it_looked(tmp_path: Path) -> None:
+    error = rescue(tmp_path, "status").exception
+    assert isinstance(error, NotFound if AS_ROOT else Denied)
