@@ -122,7 +122,7 @@ static void close_listeners(struct worker *worker)
 
 static void walk_slice(struct worker *worker, struct walk *walk, void (*fn)(struct stream *))
 {
-    uint32_t count = pool_count(worker->env.streams), streams_left = WALK_SLICE, slot;
+    uint32_t count = pool_count(worker->env.streams), streams_left = WALK_SLICE, slot = 0;
     while (streams_left > 0 && walk_next(walk, count, &slot)) {
         struct stream *s = pool_at(worker->env.streams, slot);
         if (s == NULL)

@@ -8,7 +8,7 @@ enum { SLOTS = 10, SLICE = 3 };
 static void a_round_takes_each_slot_once(void)
 {
     struct walk walk = {0};
-    uint32_t slot;
+    uint32_t slot = 0;
     CHECK(!walk_next(&walk, SLOTS, &slot));
     walk_start(&walk, SLOTS);
     for (uint32_t i = 0; i < SLOTS; i++) {
@@ -26,7 +26,7 @@ static void a_storm_leaves_no_slot_out(void)
     for (unsigned turn = 0; turn < 2 * SLOTS; turn++) {
         walk_start(&walk, SLOTS);
         for (unsigned i = 0; i < SLICE; i++) {
-            uint32_t slot;
+            uint32_t slot = 0;
             REQUIRE(walk_next(&walk, SLOTS, &slot));
             seen[slot]++;
         }
@@ -40,7 +40,7 @@ static void a_round_is_whole_wherever_it_starts(void)
 {
     struct walk walk = {0};
     unsigned seen[SLOTS] = {0};
-    uint32_t slot;
+    uint32_t slot = 0;
     walk_start(&walk, SLOTS);
     for (unsigned i = 0; i < SLICE; i++)
         REQUIRE(walk_next(&walk, SLOTS, &slot));
