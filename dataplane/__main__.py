@@ -33,6 +33,7 @@ log = logging.getLogger("dataplane")
 CAP_NET_RAW = 13
 STATS_SECONDS = 1.0
 DRAIN_POLL_SECONDS = 0.05
+EVENTS_SECONDS = 0.02  # what happens within a moment is read at once, for one wake-up
 FLUSH_SECONDS = 1.0
 
 
@@ -114,6 +115,7 @@ class Process:
         self._feed = Feed()
         self._terminate = asyncio.Event()
         self._stop = asyncio.Event()
+        self._moment: asyncio.TimerHandle | None = None  # until events are read again
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -125,7 +127,7 @@ class Process:
             service.Service(self._name, self._host, self._feed, self._hello), self._options.socket
         )
         await self._dns.start(self._given.dns_udp, self._given.dns_tcp)
-        loop.add_reader(self._engine.event_fd, self._on_events)
+        self._watch_events()
         binding.enter_sandbox()
         if self._given.ready is not None:
             os.write(self._given.ready, b"ready\n")
@@ -144,6 +146,8 @@ class Process:
         self._feed.close()
         await server.stop(FLUSH_SECONDS)
         loop.remove_reader(self._engine.event_fd)
+        if self._moment is not None:
+            self._moment.cancel()
         self._host.close()
         self._engine.close()
         log.info("is done")
@@ -190,8 +194,14 @@ class Process:
             draining=self._terminate.is_set(),
         )
 
+    def _watch_events(self) -> None:
+        asyncio.get_running_loop().add_reader(self._engine.event_fd, self._on_events)
+
     def _on_events(self) -> None:
-        # Once a turn: the descriptor stays readable while there is more.
+        # Once a moment: the descriptor stays readable while there is more.
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._engine.event_fd)
+        self._moment = loop.call_later(EVENTS_SECONDS, self._watch_events)
         if records := self._engine.read_events():
             self._feed.put_events(records)
 
