@@ -10,17 +10,18 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from appliance.ca.issue import SIGN_TOGETHER_MAX
 from appliance.compile import LeafNeed
-from appliance.enroll.credentials import Credential, Signer, obtain
+from appliance.enroll.credentials import Credential, Signers, obtain_each
 from appliance.errors import ApplianceError, Denied, Unavailable
 from dataplane.snapshot import Leaf
 
 log = logging.getLogger(__name__)
 
 TTL_S = 86_400
-TOGETHER_MAX = 16  # asked of the CA at once
+TOGETHER_MAX = 2  # calls of the CA: keys are made for one while the other is signed
 _RETRY_S = 5.0
 _LOOK_S = 60.0
 
@@ -28,7 +29,7 @@ _LOOK_S = 60.0
 class Leaves:
     def __init__(
         self,
-        ca: Signer,
+        ca: Signers,
         renewed: Callable[[], None],
         ttl_s: int = TTL_S,
         clock: Callable[[], float] = time.time,
@@ -94,30 +95,39 @@ class Leaves:
         return min(_LOOK_S, max(1.0, min(self._due.values(), default=_LOOK_S) - self._clock()))
 
     async def _obtain(self, needs: Iterable[LeafNeed]) -> None:
+        wanted = tuple(needs)
         gate = asyncio.Semaphore(TOGETHER_MAX)
         self.unanswered = 0
 
-        async def one(need: LeafNeed) -> None:
+        async def some(part: Sequence[LeafNeed]) -> None:
             async with gate:
                 if self.unanswered:  # one silence is enough
-                    self.unanswered += 1
+                    self.unanswered += len(part)
                     return
+                answers: Sequence[Credential | ApplianceError]
                 try:
-                    credential = await obtain(self._ca, need, self._ttl_s)
+                    answers = await obtain_each(self._ca, part, self._ttl_s)
                 except Unavailable as error:
-                    self.unanswered += 1
-                    self.refused.pop(need.key, None)
-                    log.warning("no leaf for %s: %s", need.spiffe_id, error)
+                    self.unanswered += len(part)
+                    for need in part:
+                        self.refused.pop(need.key, None)
+                    log.warning("no leaf for %s and others: %s", part[0].spiffe_id, error)
                     return
                 except ApplianceError as error:
-                    if need.key not in self.refused:
-                        log.warning("no leaf for %s: %s", need.spiffe_id, error)
-                    self.refused[need.key] = str(error)
-                    return
-            self.refused.pop(need.key, None)
-            now = self._clock()
-            life = credential.not_after - now
-            self._held[need.key] = credential
-            self._due[need.key] = now + life * random.uniform(0.45, 0.5)
+                    answers = [error] * len(part)
+            for need, answer in zip(part, answers, strict=True):
+                self._take(need, answer)
 
-        await asyncio.gather(*(one(need) for need in needs))
+        parts = range(0, len(wanted), SIGN_TOGETHER_MAX)
+        await asyncio.gather(*(some(wanted[at : at + SIGN_TOGETHER_MAX]) for at in parts))
+
+    def _take(self, need: LeafNeed, answer: Credential | ApplianceError) -> None:
+        if isinstance(answer, ApplianceError):
+            if need.key not in self.refused:
+                log.warning("no leaf for %s: %s", need.spiffe_id, answer)
+            self.refused[need.key] = str(answer)
+            return
+        self.refused.pop(need.key, None)
+        now = self._clock()
+        self._held[need.key] = answer
+        self._due[need.key] = now + (answer.not_after - now) * random.uniform(0.45, 0.5)

@@ -116,8 +116,7 @@ class AdminClient:
                     f"the daemon wants {strange[0]} approved, which what you give does not name: "
                     f"if it should be, run `sluice ca approve {strange[0]}`"
                 )
-            for spiffe_id in wanted:
-                await ca.approve(spiffe_id, grade)
+            await ca.approve_each(wanted, grade)
             return {spiffe_id: known.get(spiffe_id, Grade.NONE) for spiffe_id in wanted}
 
     async def _approve_no_more(self, before: Mapping[str, Grade]) -> None:

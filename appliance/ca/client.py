@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,15 @@ import grpc
 
 from appliance.ca._gen import ca_pb2 as pb
 from appliance.ca._gen import ca_pb2_grpc
-from appliance.ca.issue import GRADE_OF, GRADE_TEXT, Approval, Signed
+from appliance.ca.issue import (
+    APPROVE_TOGETHER_MAX,
+    GRADE_OF,
+    GRADE_TEXT,
+    SIGN_TOGETHER_MAX,
+    Approval,
+    Asked,
+    Signed,
+)
 from appliance.ca.table import AuditEntry
 from appliance.errors import BY_CODE, ApplianceError, InvalidInput, Unavailable
 from dataplane.snapshot import Grade
@@ -91,10 +99,36 @@ class CaClient:
         reply = await self._call("Sign", request)
         return Signed(reply.chain_pem, reply.serial, reply.not_after)
 
+    async def sign_each(self, asked: Sequence[Asked]) -> list[Signed | ApplianceError]:
+        """For the daemon: each is signed or refused by itself, in the order asked."""
+        answers: list[Signed | ApplianceError] = []
+        for start in range(0, len(asked), SIGN_TOGETHER_MAX):
+            request = pb.SignEachRequest(
+                requests=[
+                    pb.SignRequest(
+                        csr_der=each.csr_der,
+                        spiffe_id=each.spiffe_id,
+                        grade="" if each.grade is None else _grade_text(each.grade),
+                        ttl_s=each.ttl_s,
+                    )
+                    for each in asked[start : start + SIGN_TOGETHER_MAX]
+                ]
+            )
+            answers += map(_answered, (await self._call("SignEach", request)).answers)
+        return answers
+
     async def approve(self, spiffe_id: str, max_grade: Grade) -> None:
         """For admins."""
         request = pb.ApproveRequest(spiffe_id=spiffe_id, max_grade=_grade_text(max_grade))
         await self._call("Approve", request)
+
+    async def approve_each(self, spiffe_ids: Sequence[str], max_grade: Grade) -> None:
+        """For admins. Up to 500 are approved together or not at all."""
+        text = _grade_text(max_grade)
+        for start in range(0, len(spiffe_ids), APPROVE_TOGETHER_MAX):
+            some = spiffe_ids[start : start + APPROVE_TOGETHER_MAX]
+            requests = [pb.ApproveRequest(spiffe_id=each, max_grade=text) for each in some]
+            await self._call("ApproveEach", pb.ApproveEachRequest(requests=requests))
 
     async def withdraw(self, spiffe_id: str) -> None:
         """For admins. Leaves that live run out by themselves; revoke the host to end them."""
@@ -123,6 +157,12 @@ class CaClient:
 
     async def info(self) -> CaInfo:
         return _info(await self._call("GetInfo", pb.ListRequest()))
+
+
+def _answered(answer: pb.Answer) -> Signed | ApplianceError:
+    if answer.code:
+        return BY_CODE.get(answer.code, ApplianceError)(answer.error)
+    return Signed(answer.signed.chain_pem, answer.signed.serial, answer.signed.not_after)
 
 
 def _grade_text(grade: Grade) -> str:

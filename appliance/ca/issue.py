@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import secrets
 from dataclasses import dataclass
+from functools import cached_property
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -29,6 +30,8 @@ TTL_MAX_S = 24 * 3600
 TTL_MIN_S = 60
 BACKDATE_S = 300  # clocks of hosts are not ours
 CSR_BYTES_MAX = 16_384
+SIGN_TOGETHER_MAX = 64  # asked for in one call
+APPROVE_TOGETHER_MAX = 500
 CA_YEARS = 10
 
 # What `cryptography` may raise for a CSR that is none; InvalidVersion is no ValueError.
@@ -37,7 +40,7 @@ _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x5
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Authority:
     """What signs. `certificate` is the trust anchor, self-signed; `chain` goes after each leaf."""
 
@@ -58,6 +61,10 @@ class Authority:
     def imported(self) -> bool:
         return bool(self.chain)
 
+    @cached_property
+    def key_identifier(self) -> x509.AuthorityKeyIdentifier:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+
 
 @dataclass(frozen=True, slots=True)
 class Approval:
@@ -67,6 +74,16 @@ class Approval:
     max_grade: Grade
     by: str = ""
     time: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One leaf that is asked for. grade None = a host's own leaf, or the appliance's."""
+
+    csr_der: bytes
+    spiffe_id: str
+    grade: Grade | None
+    ttl_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +221,15 @@ def _usage(*, leaf: bool) -> x509.KeyUsage:
     )
 
 
+# Equal in every leaf.
+_SUBJECT = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Sluice")])
+_NO_CA = x509.BasicConstraints(ca=False, path_length=None)
+_LEAF_USAGE = _usage(leaf=True)
+_BOTH_ENDS = x509.ExtendedKeyUsage(
+    [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+)
+
+
 def issue(
     authority: Authority,
     csr: x509.CertificateSigningRequest,
@@ -225,7 +251,8 @@ def issue(
     )
     if not_after <= now_s:
         raise InvalidInput("the CA certificate has run out: import or make a new one")
-    if csr.public_key() == authority.key.public_key():
+    public = csr.public_key()
+    if public == authority.key.public_key():
         raise InvalidInput("CSR holds the CA's own key")
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id)]
     if dns_name is not None:
@@ -233,26 +260,18 @@ def issue(
     not_before = max(now_s - BACKDATE_S, int(ca.not_valid_before_utc.timestamp()))
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Sluice")]))
+        .subject_name(_SUBJECT)
         .issuer_name(ca.subject)
-        .public_key(csr.public_key())
+        .public_key(public)
         .serial_number(serial)
         .not_valid_before(time_of(not_before))
         .not_valid_after(time_of(not_after))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(leaf=True), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage(
-                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-            ),
-            critical=False,
-        )
+        .add_extension(_NO_CA, critical=True)
+        .add_extension(_LEAF_USAGE, critical=True)
+        .add_extension(_BOTH_ENDS, critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
-            critical=False,
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(csr.public_key()), critical=False)
+        .add_extension(authority.key_identifier, critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
     )
     if grade is not None:
         text = GRADE_TEXT[grade].encode()

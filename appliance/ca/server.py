@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,13 @@ from appliance.api.peercred import Peer, PeerCredFront, inner_directory, peer_of
 from appliance.ca._gen import ca_pb2 as pb
 from appliance.ca._gen import ca_pb2_grpc
 from appliance.ca.issue import (
+    APPROVE_TOGETHER_MAX,
     GRADE_OF,
     GRADE_TEXT,
+    SIGN_TOGETHER_MAX,
     TTL_MAX_S,
     Approval,
+    Asked,
     Authority,
     Signed,
     check_csr,
@@ -160,6 +163,36 @@ class Ca:
         self._roles.approves(peer)
         return self._table.approvals()
 
+    def sign_each(self, peer: Peer, asked: Sequence[Asked]) -> list[Signed | ApplianceError]:
+        """As `sign` for each by itself; each counts against the limit."""
+        self._roles.signs(peer)
+        if len(asked) > SIGN_TOGETHER_MAX:
+            raise InvalidInput(f"at most {SIGN_TOGETHER_MAX} are signed at once")
+        answers: list[Signed | ApplianceError] = []
+        with self._table.together():
+            for each in asked:
+                try:
+                    answers.append(
+                        self.sign(peer, each.csr_der, each.spiffe_id, each.grade, each.ttl_s)
+                    )
+                except ApplianceError as error:
+                    self.refused(peer, "sign", error)
+                    answers.append(error)
+        return answers
+
+    def approve_each(self, peer: Peer, wanted: Sequence[tuple[str, Grade]]) -> None:
+        """As `approve`, for all or none."""
+        if len(wanted) > APPROVE_TOGETHER_MAX:
+            raise InvalidInput(f"at most {APPROVE_TOGETHER_MAX} are approved at once")
+        before = self.counters["approved"]
+        try:
+            with self._table.together():
+                for spiffe_id, max_grade in wanted:
+                    self.approve(peer, spiffe_id, max_grade)
+        except ApplianceError:
+            self.counters["approved"] = before
+            raise
+
     def import_key(self, peer: Peer, key_pem: bytes, chain_pem: bytes) -> None:
         """Only while no workload has a live leaf: they would all be strangers."""
         self._roles.imports(peer)
@@ -283,11 +316,44 @@ class CaServicer(ca_pb2_grpc.CaServicer):
             context, "list", lambda peer: self._ca.audit_list(peer, request.limit)
         )
 
+    async def SignEach(self, request: pb.SignEachRequest, context: Any) -> pb.SignEachReply:
+        def work(peer: Peer) -> pb.SignEachReply:
+            asked = [
+                Asked(
+                    each.csr_der,
+                    each.spiffe_id,
+                    grade_from(each.grade) if each.grade else None,
+                    each.ttl_s or TTL_MAX_S,
+                )
+                for each in request.requests
+            ]
+            return pb.SignEachReply(answers=map(_answer, self._ca.sign_each(peer, asked)))
+
+        return await self._answer(context, "sign", work)
+
+    async def ApproveEach(self, request: pb.ApproveEachRequest, context: Any) -> pb.Done:
+        def work(peer: Peer) -> pb.Done:
+            wanted = [(each.spiffe_id, grade_from(each.max_grade)) for each in request.requests]
+            self._ca.approve_each(peer, wanted)
+            return pb.Done()
+
+        return await self._answer(context, "approve", work)
+
     async def GetBundle(self, request: pb.ListRequest, context: Any) -> pb.Bundle:
         return await self._answer(context, "read", lambda _: pb.Bundle(pem=self._ca.bundle()))
 
     async def GetInfo(self, request: pb.ListRequest, context: Any) -> pb.Info:
         return await self._answer(context, "read", lambda _: self._ca.info())
+
+
+def _answer(answer: Signed | ApplianceError) -> pb.Answer:
+    if isinstance(answer, ApplianceError):
+        return pb.Answer(code=answer.code, error=str(answer))
+    return pb.Answer(
+        signed=pb.SignReply(
+            chain_pem=answer.chain_pem, serial=answer.serial, not_after=answer.not_after
+        )
+    )
 
 
 @asynccontextmanager

@@ -7,6 +7,8 @@ cannot write it.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +48,8 @@ class AuditEntry:
 
 
 class Table:
-    """One connection, used from one thread. Every change commits before the call returns."""
+    """One connection, used from one thread. Every change commits before the call returns,
+    but for those inside `together`."""
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
@@ -58,6 +61,18 @@ class Table:
 
     def close(self) -> None:
         self._db.close()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is done inside commits once, at the end; or nothing of it, when it raises."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def approval(self, spiffe_id: str) -> Approval | None:
         row = self._db.execute(

@@ -23,9 +23,9 @@ from appliance.agent.outbound import Outbound
 from appliance.agent.state import Directory, State
 from appliance.agent.strangers import Full, Strangers, source_of
 from appliance.agent.tls import PlainLeg, TlsLeg
-from appliance.enroll import code, credentials
+from appliance.enroll import code
 from dataplane.snapshot import Grade, Leaf
-from tests.unit.appliance.enroll.fakes import DB, ROOT, Need, Site1, running_site
+from tests.unit.appliance.enroll.fakes import DB, ROOT, Need, Site1, leaf_of, running_site
 
 LIMIT_S = 20
 STREAMS, STRANGERS = 8, 4
@@ -90,7 +90,7 @@ class Host:
     async def leaf_for(self, identity: str, grade: Grade | None) -> Leaf:
         if "/sluice/" not in identity:
             self.site.ca.rules.approve(ROOT, identity, Grade.KEY)
-        return await credentials.issue(self.site.ca, Need("x", identity, grade), 3600)
+        return await leaf_of(self.site.ca, Need("x", identity, grade))
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ async def test_no_common_link_version_is_refused(host: Host) -> None:
 async def test_a_foreign_sites_leaf_is_refused(host: Host, tmp_path: Path) -> None:
     async with running_site(tmp_path / "b") as other:  # even with our trust domain's name
         other.ca.rules.approve(ROOT, WEB, Grade.KEY)
-        leaf = await credentials.issue(other.ca, Need("x", WEB, Grade.L2), 3600)
+        leaf = await leaf_of(other.ca, Need("x", WEB, Grade.L2))
     leg = await dial(host, leaf)
     await refused(host, leg, header(1))
     await host.counted("in_refused_tls")

@@ -12,8 +12,7 @@ import pytest
 
 from appliance.agent.relay import Idle, relay
 from appliance.agent.tls import PlainLeg, TlsLeg, Truncated
-from appliance.enroll import credentials
-from tests.unit.appliance.enroll.fakes import Need, running_site
+from tests.unit.appliance.enroll.fakes import Need, leaf_of, running_site
 
 LIMIT_S = 20
 
@@ -22,7 +21,7 @@ LIMIT_S = 20
 async def pair(tmp_path: Path) -> AsyncIterator[tuple[TlsLeg, TlsLeg]]:
     async with running_site(tmp_path / "a") as site:
         need = Need("own", site.site.appliance_id, None)
-        leaf = await credentials.issue(site.ca, need, 3600)
+        leaf = await leaf_of(site.ca, need)
         (tmp_path / "leaf.pem").write_text(leaf.chain_pem + leaf.key_pem)
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import pytest
@@ -46,6 +47,9 @@ class FakeCa:
 
     async def approve(self, spiffe_id: str, grade: Grade) -> None:
         self.held[spiffe_id] = grade
+
+    async def approve_each(self, spiffe_ids: Sequence[str], grade: Grade) -> None:
+        self.held.update(dict.fromkeys(spiffe_ids, grade))
 
     async def withdraw(self, spiffe_id: str) -> None:
         del self.held[spiffe_id]

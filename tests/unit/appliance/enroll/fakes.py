@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +16,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from appliance.api.peercred import Peer
 from appliance.ca import key
-from appliance.ca.issue import Signed
+from appliance.ca.issue import Asked, Signed
 from appliance.ca.server import Ca, Roles
 from appliance.ca.table import Table
 from appliance.enroll import admit, code, credentials, pinned
 from appliance.enroll.admit import CodeRecord, HostRecord, PeerOffer
 from appliance.enroll.server import EnrolServer
+from appliance.errors import ApplianceError
 from appliance.registry.model import Host, HostKind, HostState
 from appliance.site import Site
-from dataplane.snapshot import Address, Grade
+from dataplane.snapshot import Address, Grade, Leaf
 
 DAEMON = Peer(6410, 6410, 1)
 ROOT = Peer(0, 0, 2)
@@ -122,12 +123,23 @@ class DirectCa:
     async def sign(self, csr_der: bytes, spiffe_id: str, grade: Grade | None, ttl_s: int) -> Signed:
         return self.rules.sign(DAEMON, csr_der, spiffe_id, grade, ttl_s)
 
+    async def sign_each(self, asked: Sequence[Asked]) -> list[Signed | ApplianceError]:
+        return self.rules.sign_each(DAEMON, asked)
+
 
 @dataclass(frozen=True)
 class Need:
     key: str
     spiffe_id: str
     grade: Grade | None
+
+
+async def leaf_of(ca: DirectCa, need: Need) -> Leaf:
+    """Raises what the CA says."""
+    (answer,) = await credentials.obtain_each(ca, [need], 3600)
+    if isinstance(answer, ApplianceError):
+        raise answer
+    return answer.leaf
 
 
 @dataclass
@@ -188,7 +200,7 @@ async def running_site(
     store = FakeStore()
     bundle = authority.bundle_pem
     server = EnrolServer(site, store, ca, bundle, agent, clock, ("127.0.0.1",), 0)
-    server.set_leaf(await credentials.issue(ca, Need("own", site.appliance_id, None), 3600))
+    server.set_leaf(await leaf_of(ca, Need("own", site.appliance_id, None)))
     async with server:
         yield Site1(site, store, ca, server, clock, authority.pin, bundle, directory)
     table.close()

@@ -21,14 +21,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.enroll import code, credentials, listener, pinned, server
+from appliance.enroll import code, listener, pinned, server
 from appliance.enroll.messages import JoinRequest, Offer, PeerRequest, RenewRequest, read
 from appliance.enroll.nonce import LIFE_S, USED_MAX, Nonces
 from appliance.errors import Denied, InvalidInput, LimitReached
 from appliance.rate import Bucket, Buckets, Rate
 from appliance.registry.model import HostState
 from dataplane.snapshot import Grade
-from tests.unit.appliance.enroll.fakes import DB, ROOT, HostKey, Need, Site1, running_site
+from tests.unit.appliance.enroll.fakes import DB, ROOT, HostKey, Need, Site1, leaf_of, running_site
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ async def test_renewal_with_the_current_leaf(site: Site1, tmp_path: Path) -> Non
 async def test_a_leaf_that_is_no_enrolled_hosts_cannot_renew(site: Site1, tmp_path: Path) -> None:
     """A delegated leaf has the right CA, and even the right identity, but not the key."""
     site.add_host()
-    leaf = await credentials.issue(site.ca, Need("x", DB, Grade.L3), 3600)
+    leaf = await leaf_of(site.ca, Need("x", DB, Grade.L3))
     (tmp_path / "l.pem").write_text(leaf.chain_pem)
     (tmp_path / "k.pem").write_text(leaf.key_pem)
     files = (str(tmp_path / "l.pem"), str(tmp_path / "k.pem"))
@@ -340,7 +340,7 @@ async def test_a_taken_port_is_an_error_and_leaves_nothing(site: Site1) -> None:
         port=site.port,
     )  # fmt: skip
     own = Need("own", site.site.appliance_id, None)
-    again.set_leaf(await credentials.issue(site.ca, own, 3600))
+    again.set_leaf(await leaf_of(site.ca, own))
     with pytest.raises(OSError, match=r"enrolment on 127\.0\.0\.1"):
         await again.__aenter__()
     assert again.ports == ()
@@ -361,7 +361,7 @@ async def test_the_leaf_can_be_replaced_while_it_serves(site: Site1) -> None:
 
     before = await asyncio.to_thread(serial)
     own = Need("own", site.site.appliance_id, None)
-    site.server.set_leaf(await credentials.issue(site.ca, own, 3600))
+    site.server.set_leaf(await leaf_of(site.ca, own))
     assert await asyncio.to_thread(serial) != before
 
 

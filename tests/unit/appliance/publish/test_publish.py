@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from appliance import publish
+from appliance.ca.issue import Asked, Signed
 from appliance.compile import Mesh
 from appliance.config.model import Model
-from appliance.errors import Conflict, Denied, Unavailable
+from appliance.errors import ApplianceError, Conflict, Denied, Unavailable
 from appliance.leaves import TTL_S
+from appliance.registry.hosts import host_of
 from appliance.registry.model import Registry
 from tests.unit.appliance.publish.world import World, until
 from tests.unit.appliance.sites import SITE, model, own
@@ -130,6 +133,40 @@ async def test_documents_that_need_what_is_not_approved_are_refused(world: World
     world.ca.silent = False
     await world.publisher.replace(SHOP)
     assert world.publisher.model == SERVICE
+
+
+async def test_many_leaves_are_asked_for_in_a_few_calls(world: World) -> None:
+    bad = "spiffe://a.example/ns/default/sa/h150"
+    world.ca.refused.add(bad)
+    asked: list[int] = []
+    sign_each = world.ca.sign_each
+
+    async def counted(some: Sequence[Asked]) -> list[Signed | ApplianceError]:
+        asked.append(len(some))
+        return await sign_each(some)
+
+    world.ca.sign_each = counted  # type: ignore[method-assign]
+    for number in range(200):
+        world.hosts.add(host_of(name=f"h{number}", addresses=[f"198.18.0.{number + 10}"]), ())
+    world.view.changed()
+    await world.publisher.settle()
+    assert sorted(asked) == [8, 64, 64, 64]
+    assert {host.name for host in world.plane.now.hosts if host.leaf is None} == {"h150"}
+    assert list(world.leaves.refused) == [f"{bad}|l3"]
+
+
+async def test_one_silence_of_the_ca_is_enough(world: World) -> None:
+    world.ca.silent = True
+    for number in range(200):
+        world.hosts.add(host_of(name=f"h{number}", addresses=[f"198.18.0.{number + 10}"]), ())
+    world.view.changed()
+    await world.publisher.settle()
+    assert world.leaves.unanswered == 200
+    world.ca.silent = False
+    await world.leaves.renew()
+    assert world.leaves.unanswered == 0
+    await world.publisher.settle()
+    assert all(host.leaf for host in world.plane.now.hosts)
 
 
 async def test_leaves_are_renewed_at_half_life_and_kept_while_the_ca_is_silent(

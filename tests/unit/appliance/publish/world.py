@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from appliance.apply import Applier
-from appliance.ca.issue import Signed
+from appliance.ca.issue import Asked, Signed
 from appliance.catalog import Catalog
-from appliance.errors import Denied, Unavailable
+from appliance.errors import ApplianceError, Denied, Unavailable
 from appliance.leaves import Leaves
 from appliance.membership import Membership
 from appliance.observe.audit import Audit
@@ -24,7 +24,7 @@ from appliance.registry.services import Services
 from appliance.registry.store import Store
 from appliance.registry.view import RegistryView
 from dataplane.client import Ack, PublishRefused, PublishUnavailable
-from dataplane.snapshot import EndpointSet, Grade, Snapshot
+from dataplane.snapshot import EndpointSet, Snapshot
 from tests.unit.appliance.sites import SITE
 
 
@@ -72,13 +72,16 @@ class Ca:
         self.silent = False
         self.signed: list[str] = []
 
-    async def sign(self, csr_der: bytes, spiffe_id: str, grade: Grade | None, ttl_s: int) -> Signed:
+    async def sign_each(self, asked: Sequence[Asked]) -> list[Signed | ApplianceError]:
         if self.silent:
             raise Unavailable("the CA does not answer")
-        if spiffe_id in self.refused:
-            raise Denied(f"{spiffe_id} is not approved")
-        self.signed.append(spiffe_id)
-        return Signed("CHAIN", f"{len(self.signed):x}", int(self.clock()) + ttl_s)
+        return [self._sign(each) for each in asked]
+
+    def _sign(self, asked: Asked) -> Signed | ApplianceError:
+        if asked.spiffe_id in self.refused:
+            return Denied(f"{asked.spiffe_id} is not approved")
+        self.signed.append(asked.spiffe_id)
+        return Signed("CHAIN", f"{len(self.signed):x}", int(self.clock()) + asked.ttl_s)
 
 
 async def until(condition: Callable[[], bool]) -> None:
