@@ -142,7 +142,7 @@ class Listeners:
         await peering.serve(tls.host_port(each, port) for each in self._addresses(hosts=False))
 
     async def _metrics(self) -> None:
-        addresses = (LOOPBACK, *self._addresses(hosts=False))
+        addresses = (LOOPBACK, *map(str, self._site.spec.metrics.addresses))
         await self._served.metrics.serve(addresses, self._site.spec.ports.metrics)
         self._stack.push_async_callback(self._served.metrics.close)
 

@@ -92,6 +92,12 @@ class EnrolSettings(_Part):
     late_seconds: int = Field(default=7 * 86_400, ge=0, le=365 * 86_400, description="0 = never")
 
 
+class MetricsSettings(_Part):
+    """Whoever reaches these reads the numbers: no certificate is asked for."""
+
+    addresses: tuple[Address, ...] = Field(default=(), description="beside 127.0.0.1")
+
+
 class SiteSpec(_Part):
     trust_domain: str = Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")
     trust_domain_aliases: tuple[str, ...] = ()
@@ -104,6 +110,7 @@ class SiteSpec(_Part):
     dataplane: DataplaneSettings = DataplaneSettings()
     peers: PeerSettings = PeerSettings()
     enrol: EnrolSettings = EnrolSettings()
+    metrics: MetricsSettings = MetricsSettings()
     zone: str = Field(default="mesh", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
 
 
