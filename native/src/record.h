@@ -19,6 +19,9 @@ struct record_ops {
     int (*finish)(struct record *rec);
     /* Bytes, or an end, wait that no readiness event will announce: read again. */
     bool (*pending)(const struct record *rec);
+    /* A splice from fd brought this error, or 0, and no bytes; read is asked next. NULL = read
+     * finds out by itself. */
+    void (*splice_failed)(struct record *rec, ssize_t error);
     void (*free)(struct record *rec); /* accepts NULL */
 };
 

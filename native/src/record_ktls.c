@@ -38,6 +38,7 @@ struct record_ktls {
     bool drained;                /* the kernel had no more when it was last asked */
     bool read_ended, read_end_told;
     bool met_key_update;
+    bool suspect;                /* splice said EINVAL: a control record, or a malformed one */
     ssize_t read_end;            /* what every further read returns */
 };
 
@@ -163,9 +164,13 @@ static void on_control(struct record_ktls *ktls, uint8_t type, const uint8_t *da
     }
 }
 
-/* What the kernel would not open, or could not read. */
+/* What the kernel would not open, or could not read. It leaves its error on the socket, where it
+ * would be in the way of the alert. */
 static void on_error(struct record_ktls *ktls, ssize_t error)
 {
+    int left;
+    socklen_t size = sizeof(left);
+    (void)sys->getsockopt(ktls->rec.fd, SOL_SOCKET, SO_ERROR, &left, &size);
     switch (error) {
     case -EBADMSG:
         fail(ktls, ALERT_BAD_RECORD_MAC, "record is not authentic");
@@ -188,6 +193,9 @@ static ssize_t ktls_read(struct record *rec, void *buf, size_t len)
         uint8_t type = 0;
         ssize_t n = ktls_receive(rec->fd, buf, len, &type);
         ktls->drained = n == -EAGAIN;
+        if (n == -EAGAIN && ktls->suspect)
+            n = -EINVAL; /* it was no control record: none is there */
+        ktls->suspect = false;
         if (n == -EAGAIN)
             return n;
         if (n < 0) {
@@ -204,6 +212,16 @@ static ssize_t ktls_read(struct record *rec, void *buf, size_t len)
     }
     ktls->read_end_told = true;
     return ktls->read_end;
+}
+
+/* Of its data only can there be a splice. An error is told once, so read would not see it. */
+static void ktls_splice_failed(struct record *rec, ssize_t error)
+{
+    struct record_ktls *ktls = ktls_of(rec);
+    if (error == -EINVAL)
+        ktls->suspect = true;
+    else if (error < 0 && !ktls->read_ended)
+        on_error(ktls, error);
 }
 
 static bool ktls_pending(const struct record *rec)
@@ -253,6 +271,7 @@ static const struct record_ops ktls_ops = {
     .write = ktls_write,
     .finish = ktls_finish,
     .pending = ktls_pending,
+    .splice_failed = ktls_splice_failed,
     .free = ktls_free,
 };
 

@@ -14,14 +14,9 @@ enum {
     SPLICE_SMALL = 4096,
 };
 
-static bool is_ktls(const struct record *record)
-{
-    return record->ops->layer == DP_RECORD_KTLS;
-}
-
 static bool is_kernels(const struct record *record)
 {
-    return record->ops->layer == DP_RECORD_PLAIN || is_ktls(record);
+    return record->ops->layer == DP_RECORD_PLAIN || record->ops->layer == DP_RECORD_KTLS;
 }
 
 static void count_taken(struct pump *pump, size_t n)
@@ -205,8 +200,10 @@ static int splice_once(struct pump *pump, const struct relay *relay, bool hangup
     }
     /* Of kernel TLS only data can be spliced: what it stopped at, an alert, an empty record, an
      * end without close_notify or a broken record, is read's to judge. */
-    if (n != -EAGAIN && is_ktls(pump->source))
+    if (n != -EAGAIN && pump->source->ops->splice_failed != NULL) {
+        pump->source->ops->splice_failed(pump->source, n);
         return copy_once(pump, relay, hangup, budget);
+    }
     /* Splice stops at urgent data for good, and calls it the end once the end has come: only a
      * read can tell, and pass it. */
     if (n == 0 || (n == -EAGAIN && hangup)) {

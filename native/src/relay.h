@@ -1,6 +1,7 @@
 /* relay.h: moves one direction of a stream from a source to a target record: by copying, or by
- * splice once both ends are the kernel's, plain or TLS, and the direction proves bulky. Holds at most one tail or one
- * pipe's worth: while the target is slow nothing is read. Knows no streams, timers or loops. */
+ * splice once both ends are the kernel's, plain or TLS, and the direction proves bulky. Holds at
+ * most one tail or one pipe's worth: while the target is slow nothing is read. Knows no streams,
+ * timers or loops. */
 #ifndef SLUICE_RELAY_H
 #define SLUICE_RELAY_H
 

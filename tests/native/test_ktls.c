@@ -390,6 +390,37 @@ static void empty_records_are_few(void)
     close_it(ktls);
 }
 
+/* What splice met is judged by read, though the kernel tells an error once. */
+static void what_splice_stopped_at(void)
+{
+    static const struct {
+        ssize_t splice;          /* what it said */
+        uint8_t type;            /* of the record that recvmsg then gives; 0 = none */
+        ssize_t read;
+        uint8_t alert;
+    } cases[] = {
+        {-EINVAL, RECORD_ALERT, 0, 0},
+        {-EINVAL, 0, -EBADMSG, ALERT_DECODE_ERROR},
+        {-EBADMSG, 0, -EBADMSG, ALERT_BAD_RECORD_MAC},
+        {-EMSGSIZE, 0, -EBADMSG, ALERT_RECORD_OVERFLOW},
+        {-ECONNRESET, 0, -ECONNRESET, 0},
+        {0, 0, -EAGAIN, 0},      /* an empty record, gone */
+        {0, RECORD_DATA, 2, 0},
+    };
+    for (size_t i = 0; i < DP_COUNT(cases); i++) {
+        struct record_ktls *ktls = open_as(true);
+        struct record *rec = record_ktls_record(ktls);
+        uint8_t buf[8];
+        if (cases[i].type != 0)
+            then(cases[i].type, "\x01\x00", 2);
+        rec->ops->splice_failed(rec, cases[i].splice);
+        CHECK_INT(read_of(ktls, buf, sizeof(buf)), cases[i].read);
+        CHECK_INT(owner.alert, cases[i].alert);
+        CHECK_INT(owner.failed, cases[i].read == -EBADMSG);
+        close_it(ktls);
+    }
+}
+
 /* Tickets. */
 
 static size_t ticket_make(uint8_t *ret, size_t body, uint8_t filler)
@@ -511,5 +542,5 @@ static void writing_and_finishing(void)
 }
 
 TEST_MAIN(TEST(what_the_kernel_is_handed), TEST(each_step_refused), TEST(data_and_its_ends),
-          TEST(waiting_is_no_end), TEST(empty_records_are_few),
+          TEST(waiting_is_no_end), TEST(empty_records_are_few), TEST(what_splice_stopped_at),
           TEST(tickets_reach_the_owner_sealed), TEST(bad_tickets), TEST(writing_and_finishing))
