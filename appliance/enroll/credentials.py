@@ -59,6 +59,13 @@ def make_csr(key: ec.EllipticCurvePrivateKey) -> bytes:
     return csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
+async def obtain(ca: Signer, need: Need, ttl_s: int) -> Credential:
+    """A new key (EC P-256) and a leaf. Raises what the CA answers."""
+    (key,), (asked,) = await asyncio.to_thread(_asked, [need], ttl_s)
+    signed = await ca.sign(asked.csr_der, asked.spiffe_id, asked.grade, asked.ttl_s)
+    return _credential(need, key, signed)
+
+
 async def obtain_each(
     ca: Signers, needs: Sequence[Need], ttl_s: int
 ) -> list[Credential | ApplianceError]:
