@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from appliance.errors import InvalidInput
+from appliance.identity import is_label, is_trust_domain
 
 Address = IPv4Address | IPv6Address
+Interface = Annotated[str, Field(pattern=r"^[A-Za-z0-9._@-]{1,15}$")]
 
 
 class _Part(BaseModel):
@@ -33,6 +35,13 @@ class Ports(_Part):
     enrol: int = Field(default=15012, ge=1, le=65535)
     metrics: int = Field(default=15090, ge=0, le=65535, description="Prometheus; 0 = off")
     dns: int = Field(default=53, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        used = [port for _, port in self if port]
+        if len(set(used)) < len(used):
+            raise ValueError("each listener needs a port of its own")
+        return self
 
 
 class Users(_Part):
@@ -57,11 +66,23 @@ class Vip(_Part):
     ipv4: IPv4Network = IPv4Network("198.19.0.0/16")
     ipv6: IPv6Network = IPv6Network("fd53:6c75:6963:6500::/112")
 
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        for network, shortest, longest in ((self.ipv4, 8, 30), (self.ipv6, 48, 126)):
+            if not shortest <= network.prefixlen <= longest:
+                raise ValueError(f"{network}: give a prefix of {shortest} to {longest} bits")
+            first = network.network_address
+            if first.is_multicast or first.is_loopback or first.is_link_local:
+                raise ValueError(f"{network} is not for connections: take another range")
+        if self.ipv4.overlaps(IPv4Network("240.0.0.0/4")):
+            raise ValueError(f"{self.ipv4}: some systems refuse 240.0.0.0/4, take another range")
+        return self
+
 
 class Hosts(_Part):
     """Where hosts are, and our addresses there (DNS, enrolment, next hop to the VIPs)."""
 
-    interfaces: tuple[str, ...] = Field(min_length=1)
+    interfaces: tuple[Interface, ...] = Field(min_length=1)
     addresses: tuple[Address, ...] = Field(min_length=1)
 
 
@@ -113,6 +134,22 @@ class SiteSpec(_Part):
     metrics: MetricsSettings = MetricsSettings()
     zone: str = Field(default="mesh", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
 
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        for domain in (self.trust_domain, *self.trust_domain_aliases):
+            if not is_trust_domain(domain):
+                raise ValueError(f"{domain[:80]!r} is no trust domain: write one like a.example")
+        if self.trust_domain == "cluster.local":
+            raise ValueError("cluster.local means every site's own trust domain: choose another")
+        if not all(map(is_label, self.zone.split("."))) or self.zone.endswith("cluster.local"):
+            raise ValueError(f"{self.zone!r} cannot be the zone: write one like mesh")
+        for address in (*self.hosts.addresses, *self.mesh.addresses, *self.metrics.addresses):
+            if address.is_unspecified or address.is_multicast:
+                raise ValueError(f"{address} is nobody's address: write the box's own")
+            if address in self.vip.ipv4 or address in self.vip.ipv6:
+                raise ValueError(f"{address} is in the range of the virtual addresses")
+        return self
+
 
 class Metadata(_Part):
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
@@ -154,4 +191,5 @@ def load_site(path: Path) -> Site:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"{path}: {where}: {first['msg']}") from error
+        text = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{path}: {where or 'the document'}: {text}") from error
