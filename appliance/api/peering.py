@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 MESSAGE_BYTES_MAX = 16 << 20
 CALLS_MAX = 64
 _PAUSE_MIN_S = 0.5
-_PAUSE_MAX_S = 30.0
+_PAUSE_MAX_S = 10.0  # so long at most is a healed link not noticed
+_STEADY_S = 5.0  # a stream that lasted so long has its failures forgiven
 OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -171,7 +172,7 @@ class Peering(peering_pb2_grpc.PeeringServicer):
             if leaf is not None:
                 await self._call(self._peers[name], leaf)
             lasted = self._clock() - began
-            pause = _PAUSE_MIN_S if lasted > _PAUSE_MAX_S else min(_PAUSE_MAX_S, pause * 2)
+            pause = _PAUSE_MIN_S if lasted > _STEADY_S else min(_PAUSE_MAX_S, pause * 2)
             await asyncio.sleep(pause * random.uniform(0.5, 1))
 
     async def _call(self, peer: Peer, leaf: Leaf) -> None:
