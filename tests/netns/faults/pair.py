@@ -65,9 +65,12 @@ class Client:
             seconds,
         )
 
-    def end(self) -> dict[str, Any]:
+    def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(DEADLINE_S)
+
+    def end(self) -> dict[str, Any]:
+        self.stop()
         last = (self.lines() or [""])[-1]
         if not last.startswith("{"):
             raise ApplianceError(f"the client counted nothing: {self.lines()[-5:]}")
@@ -83,6 +86,7 @@ class Pair:
         self.commands = Commands(topology.directory)
         self._clients: list[Client] = []
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
+        self.clean: dict[str, tuple[str, ...]] = {}  # by site: the kernel before the first start
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -92,6 +96,7 @@ class Pair:
                 state.mkdir(parents=True)
                 mount = ("mount", "-t", "tmpfs", "-o", f"size={DISK}", "sluice-test", str(state))
                 subprocess.run(mount, check=True)
+            self.clean[site.name] = kernel_state(site)
             site.start()
         self.enrol()
         self.peer()
@@ -200,6 +205,11 @@ class Pair:
             vip for each in known if each.name == service for vip in each.vips if "." in vip
         )
 
+    def code(self, site: SiteSpace, host: str) -> str:
+        """A join code for a new host with an agent."""
+        request = pb.AddHostRequest(name=host, agent=True)
+        return self.ask(site, lambda client: client.add_host(request)).code
+
     def apply(self, site: SiteSpace, *documents: str, confirm_s: int = 0) -> pb.ApplyReply:
         """Exactly these documents."""
         text = "\n---\n".join(documents)
@@ -243,8 +253,12 @@ class Pair:
         return sum(int(line.split()[1]) for line in shown.splitlines())
 
     def client(self, verb: str, service: str, *more: str, host: str = "a1") -> Client:
-        name = f"{verb}-{service}-{len(self._clients)}"
-        argv = self._traffic(self.hosts[host], verb, mesh_name(service), str(PORT), *more)
+        return self.helper(host, verb, mesh_name(service), str(PORT), *more)
+
+    def helper(self, host: str, *arguments: str) -> Client:
+        """A program on the host, running when it is ready."""
+        name = f"{arguments[0]} {len(self._clients)} on {host}"
+        argv = self._traffic(self.hosts[host], *arguments)
         process = self.commands.keep(name, argv, seconds=DEADLINE_S)
         client = Client(process, self.topology.directory / f"{name}.log")
         self._clients.append(client)
@@ -342,6 +356,16 @@ class Pair:
         return subprocess.run(
             site.command(*argv), check=True, capture_output=True, text=True
         ).stdout
+
+
+def kernel_state(site: SiteSpace) -> tuple[str, ...]:
+    """What a start changes in the appliance's namespace: rules and routes, byte by byte."""
+    return tuple(
+        subprocess.run(
+            site.command(*line.split()), capture_output=True, text=True, check=True
+        ).stdout
+        for line in ("nft list ruleset", "ip rule", "ip -6 rule", "ip route show table all")
+    )
 
 
 def mesh_name(service: str) -> str:

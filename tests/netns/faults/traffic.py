@@ -3,9 +3,10 @@
   serve NAME PORT...          answers "who\\n" with NAME and closes; "echo\\n": all else comes back
   load SERVICE PORT WORKERS   connects, asks who, closes, over and over; resolves SERVICE too
   long SERVICE PORT           one stream: random bytes out, the same expected back
+  health KIND PORT FILE       http or grpc: healthy as long as FILE is there
   hold SERVICE PORT COUNT     opens so many streams at once and keeps what it gets
 
-All but `serve` take the mesh name of SERVICE from DNS, print `ready` once they have begun, go on
+Clients take the mesh name of SERVICE from DNS, print `ready` once they have begun, go on
 until SIGTERM, and then print what they counted as one line of JSON. Plain sockets: no mesh here.
 """
 
@@ -27,6 +28,7 @@ from typing import Any
 
 import dns.asyncquery
 import dns.message
+import grpc
 
 PATIENCE_S = 25.0
 DNS_S = 10.0
@@ -50,6 +52,35 @@ async def serve(name: str, ports: list[int]) -> None:
 
     for port in ports:
         await asyncio.start_server(answer, "0.0.0.0", port, backlog=1024)
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+async def health(kind: str, port: int, well: Callable[[], bool]) -> None:
+    if kind == "grpc":
+        server = grpc.aio.server()
+        handler = grpc.method_handlers_generic_handler(
+            "grpc.health.v1.Health",
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(
+                    lambda request, context: b"\x08\x01" if well() else b"\x08\x02"
+                )
+            },
+        )
+        server.add_generic_rpc_handlers((handler,))
+        server.add_insecure_port(f"0.0.0.0:{port}")
+        await server.start()
+    else:
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+                status = "200 OK" if well() else "503 Service Unavailable"
+                writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+                await writer.drain()
+                writer.close()
+
+        await asyncio.start_server(answer, "0.0.0.0", port)
     print("ready", flush=True)
     await asyncio.Event().wait()
 
@@ -194,6 +225,8 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["serve", name, *ports]:
             asyncio.run(serve(name, [int(port) for port in ports]))
+        case ["health", kind, port, file]:
+            asyncio.run(health(kind, int(port), Path(file).exists))
         case ["load", name, port, workers]:
             asyncio.run(until_told(lambda stop: load(name, int(port), int(workers), stop)))
         case ["long", name, port]:
