@@ -164,6 +164,7 @@ def environment(files: Mapping[str, Sequence[int]]) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "GRPC_VERBOSITY": "NONE",  # what goes wrong is said by us, once
         "SLUICE_FDS": named,
         **kept,
     }
