@@ -57,7 +57,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--records",
         choices=sorted(binding.RECORDS),
         default="user",
-        help="who seals and opens TLS records: we, or OpenSSL as auditors want it (default: user)",
+        help="who seals and opens TLS records: we, OpenSSL as auditors want it, or the kernel "
+        "where it can (default: user)",
     )
     found = parser.parse_args(argv)
     if not 1 <= found.workers <= 64:

@@ -366,7 +366,11 @@ class _Builder:
             )
 
 
-RECORDS: Final = {"openssl": lib.DP_RECORD_OPENSSL, "user": lib.DP_RECORD_USER}
+RECORDS: Final = {
+    "openssl": lib.DP_RECORD_OPENSSL,
+    "user": lib.DP_RECORD_USER,
+    "ktls": lib.DP_RECORD_KTLS,
+}
 """Names of what TLS legs may use for their records."""
 
 

@@ -30,6 +30,12 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0])
     parser.add_argument("--hold", action="store_true", help="keep it up and say how to look")
+    parser.add_argument(
+        "--records",
+        choices=("user", "openssl", "ktls"),
+        default="user",
+        help="who seals the mesh links: our own code, OpenSSL, or the kernel (default: user)",
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
@@ -38,7 +44,7 @@ def main() -> int:
         return 2
     code = 1
     try:
-        with Topology() as topology:
+        with Topology(records=options.records) as topology:
             story = Story(topology, console)
             try:
                 code = 0 if story.tell() else 1
