@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from dataplane import binding, dns, seal, wire
 from dataplane.slots import Slots
-from dataplane.snapshot import Snapshot
+from dataplane.snapshot import Address, Name, Snapshot
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -61,6 +61,9 @@ class _Running:
     applied_ms: float = 0.0  # of the last publish of either kind
 
 
+_Names = tuple[tuple[str, ...], tuple[Name, ...], tuple[Address, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Built:
     version: int
@@ -82,6 +85,7 @@ class Host:
     def __init__(self, engine: binding.Engine, slots: Slots, key: bytes) -> None:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.zone: dns.Zone | None = None
+        self._named: tuple[dns.Zone, _Names] = dns.Zone(), ((), (), ())  # made last, and of what
         self._engine = engine
         self._slots = slots
         self._key = key
@@ -184,9 +188,18 @@ class Host:
                 expired = binding.expired_leaves(self._certificates, snapshot.leaves, time.time())
                 snapshot = without_leaves(snapshot, expired)
             native = binding.build(snapshot, self._certificates)
-            return _Built(snapshot.version, native, dns.zone(snapshot))
+            return _Built(snapshot.version, native, self._zone_of(snapshot))
         except (ValueError, binding.NativeError) as error:
             raise Refused("publishes_refused_content", str(error)) from error
+
+    def _zone_of(self, snapshot: Snapshot) -> dns.Zone:
+        """The one that was made last, when its names are the same."""
+        now, named = self._named
+        key = snapshot.zones, snapshot.names, snapshot.own_addresses
+        if named != key:
+            now, named = dns.zone(snapshot), key
+            self._named = now, named
+        return now
 
     def _run(self, built: _Built, mac: bytes) -> int:
         """The commit: once the engine has it, nothing that follows may fail. Returns its

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from google.protobuf.message import DecodeError
@@ -41,6 +42,7 @@ from dataplane.snapshot import (
 )
 
 FORMAT = 1
+_KINDS = {int(kind): kind for kind in EndpointKind}
 BODY_BYTES_MAX = 64 << 20  # a serialised snapshot
 
 
@@ -250,6 +252,7 @@ def _parse(message: pb.Snapshot | pb.SetUpdate, body: bytes) -> None:
         raise WireError(f"format {message.format}: this process speaks format {FORMAT}")
 
 
+@lru_cache(maxsize=16_384)  # most are there several times: in sets, VIPs, names and hosts
 def _address(packed: bytes) -> Address:
     if len(packed) == 4:
         return IPv4Address(packed)
@@ -322,7 +325,7 @@ def _set(m: pb.EndpointSet) -> EndpointSet:
 def _endpoint(m: pb.Endpoint) -> Endpoint:
     return Endpoint(
         name=m.name,
-        kind=EndpointKind(m.kind),
+        kind=_KINDS[m.kind] if m.kind in _KINDS else EndpointKind(m.kind),
         address=_address(m.address),
         port=_port(m.port),
         priority=m.priority,

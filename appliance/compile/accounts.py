@@ -23,15 +23,16 @@ def accounts(model: Model) -> frozenset[tuple[str, str]]:
 
 
 def _named(part: Any) -> set[str]:
-    if isinstance(part, BaseModel):
-        found: set[str] = set()
-        for field in type(part).model_fields:
-            value = getattr(part, field)
-            if field == "service_account":
-                found |= {value} if value else set()
-            else:
-                found |= _named(value)
-        return found
-    if isinstance(part, tuple | list):
-        return set().union(*(_named(item) for item in part))
-    return set()
+    found: set[str] = set()
+    todo = [part]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, BaseModel):
+            for field, value in each:
+                if field == "service_account":
+                    found |= {value} if value else set()
+                elif isinstance(value, BaseModel | tuple | list):
+                    todo.append(value)
+        elif isinstance(each, tuple | list):
+            todo += each
+    return found

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,21 @@ async def test_the_same_bytes_again_are_accepted_and_nothing_is_done(host: Host)
     published = host._engine.published
     assert await publish(host, small(5)) == first
     assert host._engine.published == published
+
+
+async def test_names_are_made_anew_only_when_they_differ(host: Host) -> None:
+    await publish(host, small(5))
+    first = host.zone
+    await publish(host, small(6, port=5433))
+    assert host.zone is first
+    name = s.Name("web.default.mesh", (IPv4Address("198.19.0.2"),))
+    await publish(host, replace(small(7), names=(name,)))
+    assert host.zone is not None
+    assert host.zone != first
+    assert name.addresses in host.zone.addresses.values()
+    await publish(host, replace(small(8), names=(name,), zones=("other",)))
+    assert len(host.zone.apexes) == 1
+    assert str(host.zone.apexes[0]) == "other."
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "set"])
