@@ -27,6 +27,7 @@ from perf.peers.contestant import Profile
 from perf.process import BenchError
 from perf.scenarios import (
     apply,
+    apply_site,
     beside,
     handshakes,
     idle,
@@ -48,6 +49,7 @@ SCENARIOS: dict[str, Callable[[Bench], AsyncIterator[Result]]] = {
     "policies": policies.run,
     "publishes": publishes.run,
     "apply": apply.run,
+    "apply-site": apply_site.run,
     "restarts": restarts.run,
 }
 
