@@ -26,6 +26,7 @@ class _Lib:
     DP_LISTEN_MESH: int
     DP_RECORD_OPENSSL: int
     DP_RECORD_USER: int
+    DP_RECORD_KTLS: int
     DP_REASON_COUNT: int
 
     def dp_abi_version(self) -> int: ...
