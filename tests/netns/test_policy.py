@@ -135,7 +135,8 @@ ALLOWED = [
     (source(notPrincipals=f"[{WEB}]"), {"a3", "b3"}),
     (source(principals='["cluster.local/ns/default/sa/ledger"]'), {"b3"}),
     (source(principals='["cluster.local/ns/default/sa/web"]'), set[str]()),
-    (source(namespaces="[default]"), {"a1", "a3", "b3"}),
+    (source(namespaces="[default]", trustDomains='["*"]'), {"a1", "a3", "b3"}),
+    (source(namespaces="[default]", trustDomains="[a.example]"), {"a1", "a3"}),
     (source(namespaces="[other]"), set[str]()),
     (source(ipBlocks="[198.18.0.11]"), {"a1"}),
     (source(ipBlocks="[198.18.0.8/29]"), {"a1", "a3", "b3"}),
@@ -167,6 +168,22 @@ def reached(mesh: Mesh) -> set[str]:
         if said.startswith("payments"):
             found.add(host)
     return found
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "let_in"),
+    [
+        ("ALLOW", {"namespaces": "[default]"}, {"b3"}),
+        ("ALLOW", {"serviceAccounts": "[default/web, default/ledger]"}, {"b3"}),
+        ("DENY", {"namespaces": "[default]"}, set[str]()),
+        ("DENY", {"notNamespaces": "[default]"}, {"b3"}),
+    ],
+)
+def test_a_peer_is_let_in_by_no_name_that_it_gives_itself(
+    mesh: Mesh, action: str, fields: dict[str, str], let_in: set[str]
+) -> None:
+    mesh.apply(mesh.b, authorization(action, source(**fields)))
+    assert reached(mesh) == let_in
 
 
 def test_ports_are_told_apart_and_other_services_left_alone(mesh: Mesh) -> None:
