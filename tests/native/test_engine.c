@@ -1092,7 +1092,7 @@ static void drain(void)
     local_init(p);
     site_start(&p->a);
     if (CHECK(pair_open(p)) && CHECK(site_echo(p->client, p->accepted))) {
-        CHECK_INT(dp_engine_drain(p->a.engine, 300), 0);
+        CHECK_INT(dp_engine_drain(p->a.engine, 2000), 0); /* time for an echo, however busy */
         /* Its listener is the last descriptor of the socket: closed, so the port refuses. */
         int64_t until_ms = clock_ms() + SITE_WAIT_MS;
         int refused = 0;
