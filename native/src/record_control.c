@@ -2,7 +2,7 @@
 #include "record_control.h"
 
 enum {
-    NEW_SESSION_TICKET = 4, KEY_UPDATE = 24, /* handshake messages */
+    NEW_SESSION_TICKET = 4,      /* a handshake message's type */
     MESSAGE_HEAD = 4,
     TICKET_MIN = 14, TICKET_MAX = 1 << 17,
     SILENT_MAX = 32,             /* records in a row without a byte of data */
@@ -71,7 +71,7 @@ static struct control_verdict on_messages(struct record_control *control, const 
             if (size < TICKET_MIN || size > TICKET_MAX)
                 return fail(ALERT_DECODE_ERROR, "malformed NewSessionTicket");
             control->rest = size;
-        } else if (head[0] == KEY_UPDATE) {
+        } else if (head[0] == RECORD_KEY_UPDATE) {
             if (size != 1)
                 return fail(ALERT_DECODE_ERROR, "malformed KeyUpdate");
             if (control->head_len < MESSAGE_HEAD + 1)
@@ -120,6 +120,8 @@ struct control_verdict record_control_empty(struct record_control *control, uint
 {
     if (type != RECORD_DATA)
         return fail(ALERT_UNEXPECTED_MESSAGE, "empty record that is not data");
+    if (record_control_inside(control))
+        return fail(ALERT_UNEXPECTED_MESSAGE, "record inside a handshake message");
     if (is_too_silent(control))
         return fail(ALERT_UNEXPECTED_MESSAGE, "too many records without data");
     return go_on();

@@ -12,6 +12,7 @@ enum record_alert {
     ALERT_INTERNAL_ERROR = 80, ALERT_USER_CANCELED = 90,
 };
 enum { ALERT_WARNING = 1, ALERT_FATAL = 2, ALERT_SIZE = 2 };
+enum { RECORD_KEY_UPDATE = 24 }; /* a handshake message's type */
 
 enum control_action {
     CONTROL_GO_ON,

@@ -9,18 +9,10 @@
 #include <sys/socket.h>
 
 #include "keys.h"
+#include "record_control.h"
 #include "sys.h"
 
-enum {
-    TYPE_ALERT = 21, TYPE_HANDSHAKE = 22, TYPE_DATA = 23, /* of content */
-    HEADER = 5, OVERHEAD = HEADER + 1 + AEAD_TAG_SIZE,
-    SILENT_MAX = 32,             /* records in a row without a byte of data */
-    NEW_SESSION_TICKET = 4, KEY_UPDATE = 24, /* handshake messages */
-    TICKET_MIN = 14, TICKET_MAX = 1 << 17,
-    ALERT_FATAL = 2, ALERT_WARNING = 1,
-    CLOSE_NOTIFY = 0, UNEXPECTED_MESSAGE = 10, BAD_RECORD_MAC = 20, RECORD_OVERFLOW = 22,
-    ILLEGAL_PARAMETER = 47, DECODE_ERROR = 50, INTERNAL_ERROR = 80, USER_CANCELED = 90,
-};
+enum { HEADER = 5, OVERHEAD = HEADER + 1 + AEAD_TAG_SIZE };
 static_assert(OVERHEAD == 22, "as RECORD_LARGE has it");
 
 enum finish { FINISH_NOT = 0, FINISH_SENDING, FINISH_DONE };
@@ -40,14 +32,12 @@ struct record_user {
     uint16_t cipher;
     uint8_t engine;              /* enum aead_engine */
     uint8_t finish;              /* enum finish */
-    bool is_server, unsettled;
+    bool unsettled;
     bool broken;                 /* an alert was fatal: nothing more is written */
     bool update_owed;            /* the peer asked for a KeyUpdate of ours */
     bool drained;                /* the socket had no more when it was last asked */
     bool read_ended, read_end_told;
-    uint8_t silent;              /* records since the last byte of data */
-    uint8_t message[5], message_len; /* head of a handshake message as it comes in */
-    uint32_t message_rest;       /* of its body, which is skipped */
+    struct record_control control; /* what the peer says beside data */
     ssize_t read_end;            /* what every further read returns */
     struct buffer *wire;         /* owned; ciphertext, from a record's start; NULL = none */
     struct buffer *plain;        /* owned; opened, not yet read; NULL = none */
@@ -99,7 +89,7 @@ static int seal(struct record_user *user, uint8_t type, const uint8_t *data, siz
     size_t body = len + 1 + AEAD_TAG_SIZE;
     assert(len <= RECORD_PLAIN_MAX && to->cap - to->len >= HEADER + body);
     uint8_t nonce[AEAD_NONCE_SIZE], *head = to->data + to->len;
-    head[0] = TYPE_DATA;
+    head[0] = RECORD_DATA;
     head[1] = head[2] = 3;
     head[3] = (uint8_t)(body >> 8);
     head[4] = (uint8_t)body;
@@ -134,9 +124,9 @@ static int send_sealed(struct record_user *user)
  * might ask for is not wanted: its key is its own business. */
 static int seal_key_update(struct record_user *user)
 {
-    static const uint8_t message[] = {KEY_UPDATE, 0, 0, 1, 0 /* update_not_requested */};
+    static const uint8_t message[] = {RECORD_KEY_UPDATE, 0, 0, 1, 0 /* update_not_requested */};
     user->update_owed = false;
-    int r = seal(user, TYPE_HANDSHAKE, message, sizeof(message));
+    int r = seal(user, RECORD_HANDSHAKE, message, sizeof(message));
     return r < 0 ? r : direction_update(user, &user->out, true);
 }
 
@@ -152,7 +142,7 @@ static int seal_slice(struct record_user *user, const uint8_t *data, size_t len,
         size_t n = len - taken < RECORD_PLAIN_MAX ? len - taken : RECORD_PLAIN_MAX;
         if (user->sealed->cap - user->sealed->len < n + OVERHEAD)
             break;
-        r = seal(user, TYPE_DATA, data + taken, n);
+        r = seal(user, RECORD_DATA, data + taken, n);
         taken += n;
     }
     *ret_taken = taken;
@@ -190,7 +180,7 @@ static ssize_t user_write(struct record *rec, const void *buf, size_t len)
 static int seal_alert(struct record_user *user, uint8_t level, uint8_t alert)
 {
     user->sealed = buffers_get(user->buffers, false);
-    return seal(user, TYPE_ALERT, (const uint8_t[]){level, alert}, 2);
+    return seal(user, RECORD_ALERT, (const uint8_t[]){level, alert}, 2);
 }
 
 /* Sends close_notify; the socket stays open for writing, as record_openssl's does. */
@@ -203,7 +193,7 @@ static int user_finish(struct record *rec)
     user->sealed_payload = 0;
     if (r == 0 && user->finish == FINISH_NOT) {
         user->finish = FINISH_SENDING;
-        r = seal_alert(user, ALERT_WARNING, CLOSE_NOTIFY);
+        r = seal_alert(user, ALERT_WARNING, ALERT_CLOSE_NOTIFY);
         if (r == 0)
             r = send_sealed(user);
     }
@@ -240,88 +230,13 @@ static void settle(struct record_user *user)
     user->owner.settled(user->owner.arg);
 }
 
-static int on_alert(struct record_user *user, const uint8_t *data, size_t len)
+static int on_key_update(struct record_user *user, bool update_requested)
 {
-    if (len != 2)
-        return fail(user, DECODE_ERROR, "malformed alert");
-    if (data[1] == USER_CANCELED)
-        return 0;
-    if (data[1] == CLOSE_NOTIFY) {
-        end_reading(user, 0);
-        return 0;
-    }
-    /* In TLS 1.3 every other alert is fatal, whatever its level says. */
-    user->broken = true;
-    end_reading(user, -EBADMSG);
-    user->owner.failed(user->owner.arg, true, data[1], "");
-    return -EBADMSG;
-}
-
-static int on_key_update(struct record_user *user, uint8_t request)
-{
-    if (request > 1)
-        return fail(user, ILLEGAL_PARAMETER, "malformed KeyUpdate");
     settle(user);
     if (direction_update(user, &user->in, false) < 0)
-        return fail(user, INTERNAL_ERROR, "no memory for the next key");
-    user->update_owed |= request == 1;
+        return fail(user, ALERT_INTERNAL_ERROR, "no memory for the next key");
+    user->update_owed |= update_requested;
     return 0;
-}
-
-/* Messages may share a record or span several; bodies of tickets are for the owner alone. */
-static int on_messages(struct record_user *user, const uint8_t *data, size_t len)
-{
-    while (len > 0) {
-        if (user->message_rest > 0) {
-            size_t n = user->message_rest < len ? user->message_rest : len;
-            user->message_rest -= (uint32_t)n;
-            data += n;
-            len -= n;
-            continue;
-        }
-        const uint8_t *head = user->message;
-        user->message[user->message_len++] = *data++;
-        len--;
-        if (user->message_len < 4)
-            continue;
-        uint32_t size = (uint32_t)head[1] << 16 | (uint32_t)head[2] << 8 | head[3];
-        if (head[0] == NEW_SESSION_TICKET && !user->is_server) {
-            if (size < TICKET_MIN || size > TICKET_MAX)
-                return fail(user, DECODE_ERROR, "malformed NewSessionTicket");
-            user->message_rest = size;
-        } else if (head[0] == KEY_UPDATE) {
-            if (size != 1)
-                return fail(user, DECODE_ERROR, "malformed KeyUpdate");
-            if (user->message_len < 5)
-                continue;
-            if (len > 0) /* what follows it is under the next key */
-                return fail(user, UNEXPECTED_MESSAGE, "KeyUpdate is not the last of its record");
-            int r = on_key_update(user, head[4]);
-            if (r < 0)
-                return r;
-        } else {
-            return fail(user, UNEXPECTED_MESSAGE, "handshake message after the handshake");
-        }
-        user->message_len = 0;
-    }
-    return 0;
-}
-
-static int on_handshake(struct record_user *user, const uint8_t *data, size_t len,
-                        const uint8_t *record, size_t record_len)
-{
-    if (len == 0)
-        return fail(user, UNEXPECTED_MESSAGE, "empty handshake record");
-    int r = on_messages(user, data, len);
-    if (r == 0 && user->unsettled &&
-        user->owner.ticket(user->owner.arg, record, record_len) < 0)
-        return fail(user, DECODE_ERROR, "malformed NewSessionTicket");
-    return r;
-}
-
-static bool inside_a_message(const struct record_user *user)
-{
-    return user->message_len > 0 || user->message_rest > 0;
 }
 
 /* Wire bytes of the record in front, as its header says; 0 = no whole header yet. */
@@ -338,12 +253,12 @@ static int check_header(struct record_user *user)
 {
     const uint8_t *head = user->wire->data + user->wire->off;
     size_t size = record_size(user);
-    if (head[0] != TYPE_DATA)
-        return fail(user, UNEXPECTED_MESSAGE, "record is not encrypted");
+    if (head[0] != RECORD_DATA)
+        return fail(user, ALERT_UNEXPECTED_MESSAGE, "record is not encrypted");
     if (size > RECORD_WIRE_MAX)
-        return fail(user, RECORD_OVERFLOW, "record is too long");
+        return fail(user, ALERT_RECORD_OVERFLOW, "record is too long");
     if (size < HEADER + 1 + AEAD_TAG_SIZE)
-        return fail(user, BAD_RECORD_MAC, "record is too short");
+        return fail(user, ALERT_BAD_RECORD_MAC, "record is too short");
     return 0;
 }
 
@@ -356,13 +271,13 @@ static int open_record(struct record_user *user, size_t size, uint8_t *out, uint
     size_t len = size - HEADER - AEAD_TAG_SIZE - 1;
     next_nonce(&user->in, nonce);
     if (aead_open(&user->in.aead, nonce, head, HEADER, head + HEADER, size - HEADER, out, &type) < 0)
-        return fail(user, BAD_RECORD_MAC, "record is not authentic");
+        return fail(user, ALERT_BAD_RECORD_MAC, "record is not authentic");
     if (len > RECORD_PLAIN_MAX)
-        return fail(user, RECORD_OVERFLOW, "record holds too much");
+        return fail(user, ALERT_RECORD_OVERFLOW, "record holds too much");
     while (type == 0 && len > 0)
         type = out[--len];
     if (type == 0)
-        return fail(user, UNEXPECTED_MESSAGE, "record holds nothing but padding");
+        return fail(user, ALERT_UNEXPECTED_MESSAGE, "record holds nothing but padding");
     *ret_type = type;
     *ret_len = len;
     return 0;
@@ -372,18 +287,32 @@ static int open_record(struct record_user *user, size_t size, uint8_t *out, uint
 static int dispatch(struct record_user *user, size_t size, uint8_t type, const uint8_t *out,
                     size_t len)
 {
-    if (type == TYPE_DATA && len > 0)
-        user->silent = 0;
-    else if (++user->silent > SILENT_MAX)
-        return fail(user, UNEXPECTED_MESSAGE, "too many records without data");
-    if (type == TYPE_HANDSHAKE)
-        return on_handshake(user, out, len, user->wire->data + user->wire->off, size);
-    if (inside_a_message(user))
-        return fail(user, UNEXPECTED_MESSAGE, "record inside a handshake message");
-    settle(user); /* a record that OpenSSL does not see: it could not read those behind it */
-    if (type == TYPE_ALERT)
-        return on_alert(user, out, len);
-    return type == TYPE_DATA ? 0 : fail(user, UNEXPECTED_MESSAGE, "record of an unknown type");
+    if (type == RECORD_ALERT && len != ALERT_SIZE)
+        return fail(user, ALERT_DECODE_ERROR, "malformed alert");
+    struct control_verdict verdict = len > 0 ? record_control_take(&user->control, type, out, len)
+                                             : record_control_empty(&user->control, type);
+    switch (verdict.action) {
+    case CONTROL_GO_ON:
+        break;
+    case CONTROL_END:
+        end_reading(user, 0);
+        return 0;
+    case CONTROL_KEY_UPDATE:
+        return on_key_update(user, verdict.update_requested);
+    case CONTROL_PEER_FAILED:
+        user->broken = true;
+        end_reading(user, -EBADMSG);
+        user->owner.failed(user->owner.arg, true, verdict.alert, "");
+        return -EBADMSG;
+    default:
+        return fail(user, verdict.alert, verdict.why);
+    }
+    if (type == RECORD_HANDSHAKE && user->unsettled &&
+        user->owner.ticket(user->owner.arg, user->wire->data + user->wire->off, size) < 0)
+        return fail(user, ALERT_DECODE_ERROR, "malformed NewSessionTicket");
+    if (type == RECORD_DATA) /* even an empty one: OpenSSL has not counted it */
+        settle(user);
+    return 0;
 }
 
 /* Takes the record in front: its data goes to out if there is surely room, else to user->plain.
@@ -407,7 +336,7 @@ static ssize_t take_record(struct record_user *user, uint8_t *out, size_t room)
     if (r == 0)
         r = dispatch(user, size, type, out, len);
     wire->off += (uint32_t)size;
-    bool has_data = r == 0 && type == TYPE_DATA && len > 0;
+    bool has_data = r == 0 && type == RECORD_DATA && len > 0;
     if (spare != NULL && has_data) {
         spare->len = (uint32_t)len;
         user->plain = spare;
@@ -565,7 +494,7 @@ int record_user_new(const struct record_user_spec *spec, struct record_user **re
     user->buffers = spec->buffers;
     user->cipher = spec->cipher;
     user->engine = (uint8_t)spec->engine;
-    user->is_server = spec->is_server;
+    user->control.is_server = spec->is_server;
     user->unsettled = spec->owner.ticket != NULL;
     user->drained = true;
     user->key_limit = RECORD_KEY_LIMIT;
