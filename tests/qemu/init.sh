@@ -32,9 +32,7 @@ mount --bind "/host$(parameter modules)" "/root/lib/modules/$release"
 for each in proc sys dev; do
     mount --move "/$each" "/root/$each"
 done
-for each in tmp run var/tmp; do
-    mount -t tmpfs tmpfs "/root/$each"
-done
+mount -t tmpfs tmpfs /root/run
 mkdir -p /root/dev/pts /root/dev/shm
 mount -t devpts devpts /root/dev/pts
 mount -t tmpfs tmpfs /root/dev/shm
