@@ -26,8 +26,9 @@ QEMU = "qemu-system-x86_64"
 
 def cannot() -> str | None:
     """Why there can be no guest on this machine, or None."""
-    if shutil.which(QEMU) is None:
-        return f"{QEMU} is missing: firmware-config/debian/install-packages qemu"
+    for program in (QEMU, "busybox", "depmod"):
+        if shutil.which(program, path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
+            return f"{program} is missing: firmware-config/debian/install-packages qemu"
     try:
         kernel.newest_package()
     except kernel.KernelError as error:
