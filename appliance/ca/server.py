@@ -71,6 +71,10 @@ class Roles:
         if peer.uid != 0 and self.admin_gid not in peer.groups:
             raise Denied(f"uid {peer.uid} is neither root nor in the admin group")
 
+    def makes_admins(self, peer: Peer) -> None:
+        if peer.uid == self.daemon_uid or (peer.uid != 0 and self.admin_gid not in peer.groups):
+            raise Denied("only root and the admin group make admins: with `sluice ca admin`")
+
     def imports(self, peer: Peer) -> None:
         if peer.uid == self.daemon_uid or peer.uid != 0:
             raise Denied("only root may replace the CA key")
@@ -117,7 +121,7 @@ class Ca:
     ) -> Signed:
         operator = is_operator_id(spiffe_id, self._authority.trust_domain)
         # An admin's own certificate is the admin's to ask for: the daemon would let itself in.
-        (self._roles.approves if operator else self._roles.signs)(peer)
+        (self._roles.makes_admins if operator else self._roles.signs)(peer)
         if not self._bucket.take():
             raise LimitReached("the CA signs no faster than its limit: try again in a moment")
         now = self._now()

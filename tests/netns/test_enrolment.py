@@ -249,7 +249,7 @@ def ca_counters(site: SiteSpace) -> dict[str, int]:
     [
         ("spiffe://a.example/ns/default/sa/stranger", "is not approved"),
         ("spiffe://b.example/ns/default/sa/payments", "not of this site's trust domain"),
-        ("spiffe://a.example/sluice/admin/me", "is no workload"),
+        ("spiffe://a.example/sluice/admin/me", "with `sluice ca admin`"),
         ("spiffe://a.example/sluice/appliance/edge-z", "is no workload"),
         ("spiffe://a.example", "is no workload"),
         ("nonsense", "nonsense"),
