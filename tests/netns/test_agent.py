@@ -138,7 +138,7 @@ def shipped(tmp_path: Path) -> Shipped:
 async def mesh_listener(site: Site1, directory: Path) -> AsyncIterator[list[link.Header]]:
     """The appliance's: answers each stream with what came, upper case."""
     own = Need("own", site.site.appliance_id, None)
-    leaf = await credentials.issue(site.ca, own, 3600)
+    leaf = (await credentials.obtain(site.ca, own, 3600)).leaf
     kept = Directory(directory)
     kept.make()
     kept.leaf.write_text(leaf.chain_pem)
