@@ -5,7 +5,7 @@ Owns the table and telling those who watch; asks nothing of the data plane.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,15 +29,18 @@ class Flow:
     event: FlowEvent  # the last one of it
 
 
-Key = tuple[str, str]  # process, flow id
+Key = tuple[str, int, str]  # process, worker, flow id
 
 
 class Flows:
-    """The newest OPEN_MAX open ones and ENDED_MAX ended ones; what falls out is counted."""
+    """The newest OPEN_MAX open ones and ENDED_MAX ended ones; what falls out is counted.
+
+    Flow ids are the source's to choose: one that uses an id again takes nothing off the record.
+    """
 
     def __init__(self) -> None:
         self._open: OrderedDict[Key, FlowEvent] = OrderedDict()
-        self._ended: OrderedDict[Key, Flow] = OrderedDict()
+        self._ended: deque[Flow] = deque(maxlen=ENDED_MAX)
         self._ejected: dict[tuple[str, str, int], str] = {}  # service, address, port
         self._watchers: list[Callable[[Flow], None]] = []
         self.forgotten = 0  # open ones that the table had no room for
@@ -55,7 +58,7 @@ class Flows:
         if state is None:
             self._eject(event)
             return
-        key = event.process, event.flow_id
+        key = event.process, event.worker, event.flow_id
         flow = Flow(state, event)
         if state == OPEN:
             self._open[key] = event
@@ -64,19 +67,14 @@ class Flows:
                 self.forgotten += 1
         else:
             self._open.pop(key, None)
-            self._ended[key] = flow
-            if len(self._ended) > ENDED_MAX:
-                self._ended.popitem(last=False)
+            self._ended.append(flow)
         for watcher in self._watchers:
             watcher(flow)
 
     def process_down(self, process: str) -> None:
         """Its streams are gone; how they ended is not known."""
         for key in [key for key in self._open if key[0] == process]:
-            event = self._open.pop(key)
-            self._ended[key] = Flow(CLOSED, event)
-        while len(self._ended) > ENDED_MAX:
-            self._ended.popitem(last=False)
+            self._ended.append(Flow(CLOSED, self._open.pop(key)))
         self._ejected = {place: by for place, by in self._ejected.items() if by != process}
 
     def ejected(self, service: str, address: str, port: int) -> bool:
@@ -105,7 +103,7 @@ class Flows:
             for event in reversed(self._open.values()):
                 yield Flow(OPEN, event)
         if state != OPEN:
-            for flow in reversed(self._ended.values()):
+            for flow in reversed(self._ended):
                 if state in ("", flow.state):
                     yield flow
 

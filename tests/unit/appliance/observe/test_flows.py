@@ -39,6 +39,20 @@ def test_both_ends_of_a_link_in_two_processes_are_two_flows() -> None:
     assert (len(flows), states(flows, state=CLOSED)) == (1, {"a": CLOSED})
 
 
+def test_an_id_that_is_used_again_takes_nothing_off_the_record() -> None:
+    flows = Flows()
+    flows.take(event(flow_id="a", kind=EventKind.REFUSED, service="secrets.default"))
+    for worker in (0, 1):
+        flows.take(event(flow_id="a", worker=worker, service="web.default"))
+    assert len(flows) == 2
+    for worker in (1, 0):
+        kind = EventKind.CLOSE
+        flows.take(event(flow_id="a", worker=worker, kind=kind, service="web.default"))
+    kept = sorted((f.event.service, f.state) for f in flows.select())
+    closed = ("web.default", CLOSED)
+    assert kept == [("secrets.default", REFUSED), closed, closed]
+
+
 def test_the_table_is_bounded_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OPEN_MAX", 3)
     monkeypatch.setattr(module, "ENDED_MAX", 2)
