@@ -20,7 +20,7 @@ from tests.netns.mesh import Mesh
 CALL = """
 import asyncio, json, sys
 import grpc
-from appliance.api._gen import admin_pb2, admin_pb2_grpc, peering_pb2, peering_pb2_grpc
+from appliance.api._gen import admin_pb2, admin_pb2_grpc, peering_pb2_grpc
 
 async def one(call):
     try:
@@ -30,8 +30,11 @@ async def one(call):
     return "OK"
 
 async def read(stub):
-    call = stub.Converse(iter([peering_pb2.Word(keepalive=peering_pb2.Keepalive())]))
-    async for _ in call:
+    async def nothing_yet():
+        await asyncio.Event().wait()
+        yield
+
+    async for _ in stub.Converse(nothing_yet()):
         return
 
 async def main(target, name, roots, *files):
