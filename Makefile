@@ -55,7 +55,7 @@ $(STAMPS)/native: $(NATIVE) $(STAMPS)/gen
 demo: setup
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m appliance.demo $(if $(HOLD),--hold)
 
-test: setup
+test: setup $(STAMPS)/qemu
 	@$(BIN)/python -m tests.tiers
 
 check: setup

@@ -23,10 +23,6 @@ PYTEST = (sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cachepr
 MAKE = ("make", "-s", "-j2", "--no-print-directory", "-C", "native")
 
 
-AGAIN_MAX = 8  # real processes on a busy machine may miss a deadline; more is no accident
-LAST_FAILED = ("-o", "cache_dir=build/pytest", "--last-failed", "--last-failed-no-failures=none")
-
-
 @dataclass(frozen=True, slots=True)
 class Tier:
     name: str
@@ -34,14 +30,6 @@ class Tier:
     command: tuple[str, ...]
     expect: str = ""  # environment variable that makes "cannot run" a failure
     cannot: Callable[[], str | None] = lambda: None
-    again: tuple[str, ...] = ()  # runs what failed a second time, which is said
-
-
-def _no_qemu() -> str | None:
-    """Why the guest is not started here, or None."""
-    if os.environ.get("EXPECT_QEMU") != "1":
-        return "takes minutes in an emulator: `make qemu`, or EXPECT_QEMU=1"
-    return _no_guest()
 
 
 def _no_root() -> str | None:
@@ -71,17 +59,16 @@ TIERS = (
     Tier(
         "netns",
         "two sites, real processes and traffic",
-        (*PYTEST[:-2], "-o", "cache_dir=build/pytest", "tests/netns"),
+        (*PYTEST, "tests/netns"),
         expect="EXPECT_ROOT",
         cannot=_no_root,
-        again=(*PYTEST[:-2], *LAST_FAILED, "tests/netns"),
     ),
     Tier(
         "qemu",
         "kernel TLS on Debian's 6.12 kernel, emulated",
         (sys.executable, "-m", "tests.qemu"),
         expect="EXPECT_QEMU",
-        cannot=_no_qemu,
+        cannot=_no_guest,
     ),
 )
 
@@ -135,13 +122,6 @@ def main(names: list[str]) -> int:
         began = time.monotonic()
         code, output = _run(tier.command)
         good, bad = _counts(output)
-        second = ""
-        if code == 1 and 0 < bad <= AGAIN_MAX and tier.again:
-            print(f"== {tier.name}: {bad} failed; these once more, alone", flush=True)
-            code, output = _run(tier.again)
-            again, still = _counts(output)
-            second = f", {again} of them at the second try"
-            good, bad = good + again, still
         if code != 0 and bad == 0:
             bad = 1
         if code == 0 and good == 0:
@@ -149,9 +129,7 @@ def main(names: list[str]) -> int:
             print(f"{tier.name} ran no test", flush=True)
         passed, failed = passed + good, failed + bad
         state = "ok" if code == 0 else f"FAILED ({bad})"
-        rows.append(
-            f"{tier.name:9} {state:12} {good:5} passed  {time.monotonic() - began:6.1f} s{second}"
-        )
+        rows.append(f"{tier.name:9} {state:12} {good:5} passed  {time.monotonic() - began:6.1f} s")
     print("\n" + "\n".join(rows))
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0

@@ -84,23 +84,25 @@ def test_a_health_check_takes_an_endpoint_out_and_back(
         for host, file in well.items():
             file.touch()
             helpers.append(pair.helper(host, "health", kind, str(HEALTH_PORT), str(file)))
-    port = "" if kind == "tcp" else f", port: {HEALTH_PORT}"
-    pair.apply(pair.b, CHECK.replace("KIND", kind).replace("MORE", port))
-    assert answers(pair, 8) == {"b1", "b2"}
-    if kind == "tcp":
-        pair.silence("b1")
-    else:
-        well["b1"].unlink()
-    until("b1 being taken out", lambda: endpoint(pair, "b1")[0] is False)
-    assert answers(pair) == {"b2"}
-    if kind == "tcp":
-        pair.serve("b1")
-    else:
-        well["b1"].touch()
-    until("b1 being healthy", lambda: endpoint(pair, "b1")[0] is True)
-    until("b1 answering again", lambda: pair.who("echo") == "b1")
-    for helper in helpers:
-        helper.stop()
+    try:
+        port = "" if kind == "tcp" else f", port: {HEALTH_PORT}"
+        pair.apply(pair.b, CHECK.replace("KIND", kind).replace("MORE", port))
+        assert answers(pair, 8) == {"b1", "b2"}
+        if kind == "tcp":
+            pair.silence("b1")
+        else:
+            well["b1"].unlink()
+        until("b1 being taken out", lambda: endpoint(pair, "b1")[0] is False)
+        assert answers(pair) == {"b2"}
+        if kind == "tcp":
+            pair.serve("b1")
+        else:
+            well["b1"].touch()
+        until("b1 being healthy", lambda: endpoint(pair, "b1")[0] is True)
+        until("b1 answering again", lambda: pair.who("echo") == "b1")
+    finally:  # whoever fails must not keep the port from the next one
+        for helper in helpers:
+            helper.stop()
     pair.apply(pair.b)
 
 
