@@ -7,15 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "must.h"
 #include "spiffe.h"
-
-#define MUST(condition) \
-    do { \
-        if (!(condition)) { \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            abort(); \
-        } \
-    } while (0)
 
 enum { DAY_S = 86400 };
 static atomic_uint next_serial = 1000;

@@ -15,14 +15,7 @@
 #include "address.h"
 #include "clock.h"
 #include "link.h"
-
-#define MUST(condition) \
-    do { \
-        if (!(condition)) { \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            abort(); \
-        } \
-    } while (0)
+#include "must.h"
 
 enum { PORT_MESH_SERVICE = 5432 };
 

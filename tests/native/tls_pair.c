@@ -11,15 +11,8 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "must.h"
 #include "record_user.h"
-
-#define MUST(condition) \
-    do { \
-        if (!(condition)) { \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            abort(); \
-        } \
-    } while (0)
 
 enum { SESSIONS_MAX = 4, ROUNDS_MAX = 32, PAIRS_MAX = 16, LARGE_MAX = 4, AWAIT_MS = 5000 };
 

@@ -1,16 +1,7 @@
 /* wire_peer.c: see wire_peer.h. */
 #include "wire_peer.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-
-#define MUST(condition) \
-    do { \
-        if (!(condition)) { \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            abort(); \
-        } \
-    } while (0)
+#include "must.h"
 
 static void set_key(const struct wire_peer *peer, struct wire_key *key, bool seals)
 {
