@@ -12,19 +12,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import grpc
 
 from appliance.api._gen import admin_pb2 as pb
 from appliance.api._gen import admin_pb2_grpc
+from appliance.api.channel import Client, answered, to
 from appliance.api.remote import Remote
 from appliance.ca.client import CaClient
 from appliance.compile.accounts import accounts
 from appliance.config.load import Source, load
 from appliance.errors import (
-    BY_CODE,
     ApplianceError,
     Conflict,
     Denied,
@@ -39,25 +38,23 @@ from dataplane.snapshot import Grade
 __all__ = ["AdminClient", "ApplianceError", "Paths", "Remote", "pb", "read_sources"]
 
 CALL_TIMEOUT_S = 60.0
-MESSAGE_BYTES_MAX = 64 << 20
 
 
 def _raise(error: grpc.aio.AioRpcError, where: str) -> ApplianceError:
     # The published types of gRPC know no pairs here.
     metadata = cast("Iterable[tuple[str, str]]", error.trailing_metadata() or ())
-    answered = any(key == "sluice-answered" for key, _ in metadata)
-    if error.code() is grpc.StatusCode.UNAVAILABLE and not answered:
+    by_daemon = any(key == "sluice-answered" for key, _ in metadata)
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not by_daemon:
         return Unavailable(f"the daemon does not answer at {where}: is `sluice up` running?")
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not answered:
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not by_daemon:
         return Unavailable(
             f"the daemon did not answer within {CALL_TIMEOUT_S:.0f} s: see `sluice status` whether "
             "it was done"
         )
-    kind = BY_CODE.get(error.code().name, ApplianceError)
-    return kind(error.details() or error.code().name)
+    return answered(error)
 
 
-class AdminClient:
+class AdminClient(Client):
     """Async context manager. Each method is one call; replies are the API's messages."""
 
     def __init__(self, paths: Paths | None = None, remote: Remote | None = None) -> None:
@@ -65,30 +62,10 @@ class AdminClient:
         self._paths = paths or Paths()
         self._remote = remote
         self._where = remote.address if remote else str(self._paths.admin_socket)
-        self._channel: grpc.aio.Channel | None = None
+        super().__init__(
+            remote.channel if remote else to(self._paths.admin_socket), admin_pb2_grpc.AdminStub
+        )
         self.left_undone: list[str] = []  # of calls that were done else: what remains to do
-
-    async def __aenter__(self) -> Self:
-        options = [
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.enable_http_proxy", 0),
-        ]
-        if self._remote is not None:
-            self._channel = self._remote.channel(options)
-        else:
-            self._channel = grpc.aio.insecure_channel(f"unix:{self._where}", options=options)
-        self._stub = admin_pb2_grpc.AdminStub(self._channel)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._channel is not None:
-            await self._channel.close(grace=None)
 
     async def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:

@@ -19,9 +19,9 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
+from appliance.api.channel import Closing
 from appliance.errors import Denied
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def credentials(sock: socket.socket) -> Peer:
     return Peer(uid, gid, pid, frozenset((gid, *groups)))
 
 
-class PeerCredFront:
+class PeerCredFront(Closing):
     """Listens on `public`, relays to the gRPC server at `inner`. Async context manager.
 
     At most `limit` connections at once, and a quarter of them for one user who is not root;
@@ -99,12 +99,7 @@ class PeerCredFront:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
         assert self._server is not None
         self._server.close()
         for task in self._relays:

@@ -21,7 +21,7 @@ class Remote:
     address: str  # host:port of the appliance's admin listener
     credential: Path
 
-    def channel(self, options: list[tuple[str, int]]) -> grpc.aio.Channel:
+    def channel(self, options: tuple[tuple[str, int], ...]) -> grpc.aio.Channel:
         """mTLS 1.3. The appliance is known by the name its own leaf bears, not by its address.
 
         Raises InvalidInput.
@@ -34,5 +34,5 @@ class Remote:
                 f"{self.credential}: {error}: make it on the box with `sluice ca admin`"
             ) from error
         credentials = grpc.ssl_channel_credentials(held[BUNDLE], held[KEY], held[CHAIN])
-        named: list[tuple[str, int | str]] = [*options, ("grpc.ssl_target_name_override", server)]
+        named = (*options, ("grpc.ssl_target_name_override", server))
         return grpc.aio.secure_channel(self.address, credentials, options=named)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
+from appliance.api.channel import Client, answered, to
 from appliance.ca._gen import ca_pb2 as pb
 from appliance.ca._gen import ca_pb2_grpc
 from appliance.ca.issue import (
@@ -26,6 +26,7 @@ from appliance.errors import BY_CODE, ApplianceError, InvalidInput, Unavailable
 from dataplane.snapshot import Grade
 
 CALL_TIMEOUT_S = 10.0  # longer than the CA takes to come back
+_RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class CaInfo:
     counters: Mapping[str, int]
 
 
-class CaClient:
+class CaClient(Client):
     """Connects at the first call, and again when the CA was restarted (calls wait for it).
     Use it as an async context manager, or call close().
 
@@ -50,37 +51,9 @@ class CaClient:
     def __init__(self, path: Path, timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._path = path
         self._timeout_s = timeout_s
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close(None)
+        super().__init__(to(path), ca_pb2_grpc.CaStub, _RECONNECT)
 
     async def _call(self, name: str, request: Any) -> Any:
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(
-                f"unix:{self._path}",
-                options=[
-                    ("grpc.enable_http_proxy", 0),
-                    ("grpc.initial_reconnect_backoff_ms", 100),
-                    ("grpc.max_reconnect_backoff_ms", 1000),
-                    ("grpc.max_receive_message_length", 64 << 20),
-                ],
-            )
-            self._stub = ca_pb2_grpc.CaStub(self._channel)
         method: Callable[..., Awaitable[Any]] = getattr(self._stub, name)
         try:
             return await method(request, timeout=self._timeout_s, wait_for_ready=True)
@@ -89,8 +62,7 @@ class CaClient:
                 raise Unavailable(
                     f"the CA does not answer at {self._path}: is `sluice up` running?"
                 ) from error
-            kind = BY_CODE.get(error.code().name, ApplianceError)
-            raise kind(error.details() or error.code().name) from error
+            raise answered(error) from error
 
     async def sign(self, csr_der: bytes, spiffe_id: str, grade: Grade | None, ttl_s: int) -> Signed:
         """For the daemon. grade None = a host's own leaf, or the appliance's."""

@@ -1,14 +1,17 @@
-"""What every command shares: where the daemon is, and running one call against it."""
+"""What every command shares: where the daemon is, running one call against it, and lists."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import click
+from google.protobuf.message import Message
+
 from appliance.api.client import AdminClient, Remote
-from appliance.cli.output import errors
+from appliance.cli.output import Columns, errors, format_option, show_list
 from appliance.paths import Paths
 
 Result = TypeVar("Result")
@@ -30,3 +33,19 @@ class Context:
                 return result
 
         return asyncio.run(run())
+
+
+def list_command(
+    group: click.Group,
+    text: str,
+    fetch: Callable[[AdminClient], Awaitable[Iterable[Message]]],
+    columns: Columns,
+    empty: str,
+) -> None:
+    """Gives the group its `list`; see output.show_list for columns and empty."""
+
+    @group.command("list", help=text)
+    @format_option
+    @click.pass_obj
+    def listing(context: Context, fmt: str) -> None:
+        show_list(context.call(fetch), columns, fmt, empty)

@@ -6,8 +6,8 @@ import click
 
 from appliance.api._gen import admin_pb2 as pb
 from appliance.api.text import short_id, when
-from appliance.cli.context import Context
-from appliance.cli.output import console, format_option, labels, plain, show_data, show_list
+from appliance.cli.context import Context, list_command
+from appliance.cli.output import console, format_option, labels, plain, show_data
 from appliance.errors import InvalidInput
 
 
@@ -94,27 +94,23 @@ def _labels(pairs: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-@host.command("list")
-@format_option
-@click.pass_obj
-def host_list(context: Context, fmt: str) -> None:
-    """List the hosts of this site."""
-    show_list(
-        context.call(lambda client: client.hosts()),
-        {
-            "name": lambda h: h.name,
-            "state": lambda h: h.state,
-            "identity": lambda h: short_id(h.spiffe_id),
-            "kind": lambda h: h.kind,
-            "grade": lambda h: h.grade,
-            "addresses": lambda h: " ".join(h.addresses) or "-",
-            "services": lambda h: " ".join(h.services) or "-",
-            "leaf until": lambda h: when(h.not_after),
-            "labels": lambda h: labels(h.labels),
-        },
-        fmt,
-        "No hosts yet: add one with `sluice host add NAME --address IP`.",
-    )
+list_command(
+    host,
+    "List the hosts of this site.",
+    lambda client: client.hosts(),
+    {
+        "name": lambda h: h.name,
+        "state": lambda h: h.state,
+        "identity": lambda h: short_id(h.spiffe_id),
+        "kind": lambda h: h.kind,
+        "grade": lambda h: h.grade,
+        "addresses": lambda h: " ".join(h.addresses) or "-",
+        "services": lambda h: " ".join(h.services) or "-",
+        "leaf until": lambda h: when(h.not_after),
+        "labels": lambda h: labels(h.labels),
+    },
+    "No hosts yet: add one with `sluice host add NAME --address IP`.",
+)
 
 
 @host.command("revoke")
@@ -148,26 +144,6 @@ def service() -> None:
     """Services of this site and of its peers."""
 
 
-@service.command("list")
-@format_option
-@click.pass_obj
-def service_list(context: Context, fmt: str) -> None:
-    """List every service that hosts here can reach."""
-    show_list(
-        context.call(lambda client: client.services()),
-        {
-            "name": lambda s: f"{s.name}.{s.namespace}",
-            "ports": lambda s: " ".join(str(port.number) for port in s.ports),
-            "vip": lambda s: " ".join(s.vips) or "-",
-            "from": lambda s: s.origin,
-            "mtls": lambda s: s.mtls,
-            "endpoints": _endpoints,
-        },
-        fmt,
-        'No services yet: `sluice host add NAME --address IP --service "web:80"`.',
-    )
-
-
 def _endpoints(item: pb.Service) -> str:
     return (
         "\n".join(
@@ -178,3 +154,19 @@ def _endpoints(item: pb.Service) -> str:
         )
         or "none"
     )
+
+
+list_command(
+    service,
+    "List every service that hosts here can reach.",
+    lambda client: client.services(),
+    {
+        "name": lambda s: f"{s.name}.{s.namespace}",
+        "ports": lambda s: " ".join(str(port.number) for port in s.ports),
+        "vip": lambda s: " ".join(s.vips) or "-",
+        "from": lambda s: s.origin,
+        "mtls": lambda s: s.mtls,
+        "endpoints": _endpoints,
+    },
+    'No services yet: `sluice host add NAME --address IP --service "web:80"`.',
+)

@@ -7,8 +7,8 @@ import sys
 import click
 
 from appliance.api.text import when
-from appliance.cli.context import Context
-from appliance.cli.output import console, format_option, plain, show_data, show_list
+from appliance.cli.context import Context, list_command
+from appliance.cli.output import console, format_option, plain, show_data
 from appliance.errors import InvalidInput
 
 
@@ -53,26 +53,22 @@ def peer_add(context: Context, name: str, address: str) -> None:
     console.print(f"Peer {reply.name} ({reply.trust_domain}) is {reply.state}.")
 
 
-@peer.command("list")
-@format_option
-@click.pass_obj
-def peer_list(context: Context, fmt: str) -> None:
-    """List the peer sites."""
-    show_list(
-        context.call(lambda client: client.peers()),
-        {
-            "name": lambda p: p.name,
-            "trust domain": lambda p: p.trust_domain,
-            "state": lambda p: p.state,
-            "mesh": lambda p: " ".join(p.mesh_addresses),
-            "imports": lambda p: str(p.imports),
-            "exports": lambda p: str(p.exports),
-            "heard": lambda p: when(p.last_seen),
-            "detail": lambda p: p.detail or "-",
-        },
-        fmt,
-        "No peers yet: run `sluice peer invite NAME` on one side, `sluice peer add` on the other.",
-    )
+list_command(
+    peer,
+    "List the peer sites.",
+    lambda client: client.peers(),
+    {
+        "name": lambda p: p.name,
+        "trust domain": lambda p: p.trust_domain,
+        "state": lambda p: p.state,
+        "mesh": lambda p: " ".join(p.mesh_addresses),
+        "imports": lambda p: str(p.imports),
+        "exports": lambda p: str(p.exports),
+        "heard": lambda p: when(p.last_seen),
+        "detail": lambda p: p.detail or "-",
+    },
+    "No peers yet: run `sluice peer invite NAME` on one side, `sluice peer add` on the other.",
+)
 
 
 @peer.command("remove")

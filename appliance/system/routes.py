@@ -82,17 +82,7 @@ def _apply_family(ip: IPRoute, family: int, vips: IPv4Network | IPv6Network) -> 
     except NetlinkError as error:
         if error.code not in _THERE_ALREADY:
             raise
-    for stale in _unreachable(ip, family):
-        if stale != str(vips):
-            _forgive(
-                ip.route,
-                "del",
-                family=family,
-                dst=stale,
-                type="unreachable",
-                proto=PROTOCOL,
-                priority=UNREACHABLE_METRIC,
-            )
+    _forget_unreachable(ip, family, but=str(vips))
     ip.route(
         "replace",
         family=family,
@@ -116,16 +106,7 @@ def _remove() -> None:
                         fwmark=INTERCEPTED,
                         table=TABLE,
                     )
-            for stale in _unreachable(ip, family):
-                _forgive(
-                    ip.route,
-                    "del",
-                    family=family,
-                    dst=stale,
-                    type="unreachable",
-                    proto=PROTOCOL,
-                    priority=UNREACHABLE_METRIC,
-                )
+            _forget_unreachable(ip, family)
             _forgive(ip.flush_routes, family=family, table=TABLE)
 
 
@@ -136,6 +117,20 @@ def _unreachable(ip: IPRoute, family: int) -> list[str]:
         if route["proto"] == PROTOCOL and route.get("dst"):
             found.append(f"{route.get('dst')}/{route['dst_len']}")
     return found
+
+
+def _forget_unreachable(ip: IPRoute, family: int, but: str | None = None) -> None:
+    for stale in _unreachable(ip, family):
+        if stale != but:
+            _forgive(
+                ip.route,
+                "del",
+                family=family,
+                dst=stale,
+                type="unreachable",
+                proto=PROTOCOL,
+                priority=UNREACHABLE_METRIC,
+            )
 
 
 def _forgive(call: Any, *arguments: Any, **named: Any) -> None:

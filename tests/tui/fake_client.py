@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import Self
 
+from appliance.api.channel import Closing
 from appliance.api.client import pb
 from appliance.errors import InvalidInput, Unavailable
 
@@ -87,7 +86,7 @@ def some_hosts() -> list[pb.Host]:
     ]
 
 
-class FakeClient:
+class FakeClient(Closing):
     """lost: the daemon does not answer. rule: what the refused flow's detail is instead. Requests
     are kept in `asked`."""
 
@@ -97,17 +96,6 @@ class FakeClient:
         self.refuse = refuse
         self.asked: list[pb.AddHostRequest] = []
         self.closed = asyncio.Event()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
 
     def _answer(self) -> None:
         if self.lost:

@@ -91,7 +91,7 @@ class FakeStub:
 
 def client_of(stub: FakeStub) -> AdminClient:
     client = AdminClient()
-    client._stub = stub  # type: ignore[assignment]
+    client._make, client._make_stub = lambda options: None, lambda channel: stub  # type: ignore
     return client
 
 
