@@ -106,18 +106,41 @@ enum dp_reason {
     DP_REASON_COUNT = 28
 };
 
-/* Why a leg's records are not in the kernel though that was asked for. */
+/* Why a leg's records are not where the profile would have them: in the kernel, or on the NIC.
+ * Each leg is counted under one of them, NONE too, when it is decided. */
 enum dp_fallback {
     DP_FALLBACK_NONE = 0,          /* they are, or nobody asked */
     DP_FALLBACK_NO_KERNEL_TLS = 1, /* no TLS in this kernel, or its module is not loaded */
     DP_FALLBACK_SOCKET = 2,        /* this socket cannot have it: gone already, or in other hands */
-    DP_FALLBACK_KERNEL_CIPHER = 3, /* the kernel lacks this suite */
-    DP_FALLBACK_CIPHER = 4,        /* no suite of TLS 1.3's that we can give it */
-    DP_FALLBACK_READ_AHEAD = 5,    /* OpenSSL holds bytes that came behind the handshake */
+    DP_FALLBACK_KERNEL_CIPHER = 3, /* the kernel refused to send with this suite */
+    DP_FALLBACK_CIPHER = 4,        /* a suite that we cannot give it, or that no device takes */
+    DP_FALLBACK_READ_AHEAD = 5,    /* bytes that came behind the handshake were read already */
     DP_FALLBACK_MEMORY = 6,
-    DP_FALLBACK_HALF = 7,          /* one direction was taken, the other not: connection closed */
-    DP_FALLBACK_COUNT = 8
+    DP_FALLBACK_HALF = 7,          /* it sends but would not receive: connection closed */
+    DP_FALLBACK_VERSION = 8,       /* NIC: the profile allows TLS 1.3 only, which no device takes */
+    DP_FALLBACK_PEER = 9,          /* NIC: the peer did not agree to TLS 1.2 */
+    DP_FALLBACK_NO_DEVICE = 10,    /* NIC: in the kernel, but its device does not encrypt */
+    DP_FALLBACK_KEY_UPDATE = 11,   /* the peer's wish for a new key was not served yet */
+    DP_FALLBACK_SMALL = 12,        /* the stream ended below bytes_min */
+    DP_FALLBACK_DEARER = 13,       /* auto: our own records are cheaper on this machine */
+    DP_FALLBACK_BUSY = 14,         /* never at rest between two records, both ways, to be moved */
+    DP_FALLBACK_COUNT = 15
 };
+
+/* What the operator would have for the records of TLS legs. */
+enum dp_prefer {
+    DP_PREFER_AUTO = 0,    /* our own; a bulky stream goes to the kernel where that is cheaper */
+    DP_PREFER_USER = 1,
+    DP_PREFER_OPENSSL = 2, /* all by OpenSSL, for auditors */
+    DP_PREFER_KTLS = 3,    /* in the kernel, in software */
+    DP_PREFER_NIC = 4      /* in the kernel, by the NIC; TLS 1.2 only: see tls12 */
+};
+
+/* TLS 1.2 on mesh links: ECDHE-ECDSA-AES-GCM with the extended master secret, nothing else. It
+ * shows both ends' certificates on the wire. A client offers it only with PREFER, and always
+ * beside TLS 1.3; a server takes it from whom offers it. So a link has it when its source's side
+ * prefers it and the other allows it, and TLS 1.3 in every other case. */
+enum dp_tls12 { DP_TLS12_NEVER = 0, DP_TLS12_ALLOW = 1, DP_TLS12_PREFER = 2 };
 
 enum dp_event_kind {
     DP_EVENT_OPEN = 1,    /* a stream is established end to end */
@@ -152,6 +175,7 @@ typedef struct {
     uint16_t reason;          /* enum dp_reason */
     uint8_t resumed;          /* bit 0 down, bit 1 up */
     uint8_t retries;
+    uint8_t down_fallback, up_fallback; /* enum dp_fallback of each leg, so far */
     uint64_t bytes_up, bytes_down; /* client to service, service to client; payload only */
     uint64_t connect_ns;      /* accept until established */
     uint64_t duration_ns;
@@ -173,7 +197,8 @@ typedef struct {
     uint32_t mark;                /* SO_MARK on upstream sockets; 0 = none */
     uint8_t pin;                  /* pin worker n to the nth allowed processor */
     uint8_t allow_transparent;    /* may bind to a client's address (CAP_NET_RAW) */
-    uint8_t records;              /* of TLS legs: DP_RECORD_OPENSSL, _USER or _KTLS; 0 = the first */
+    uint8_t records;              /* of TLS legs while a snapshot does not say (dp_offload):
+                                   * DP_RECORD_OPENSSL, _USER or _KTLS; 0 = the first */
     uint8_t link_version_max;     /* of mesh links, offered and taken; 0 = the newest we know */
 } dp_config;
 
@@ -216,6 +241,18 @@ typedef struct {
     const char *service;         /* name of the service, for events; may be NULL */
 } dp_endpoint;
 
+/* The operator's profile for the records of TLS legs: those that shake hands under its snapshot. */
+typedef struct {
+    uint8_t records;             /* enum dp_prefer */
+    uint8_t tls12;               /* enum dp_tls12; NIC without PREFER is for links that others open */
+    uint8_t ciphers;             /* bits: 1 AES-128-GCM, 2 AES-256-GCM, 4 ChaCha20; 0 = all. Of TLS
+                                  * 1.3's suites and, but for the last, of TLS 1.2's */
+    uint8_t pad[5];
+    uint64_t bytes_min;          /* AUTO, KTLS, NIC: a stream begins with our own records and is
+                                  * moved once it has carried so many, both ways together;
+                                  * 0 = moved at once (AUTO: as RELAY_SPLICE_AFTER has it) */
+} dp_offload;
+
 typedef struct {
     uint8_t part, field, op, negated; /* enum dp_part, dp_field, dp_match_op; bool */
     uint16_t entry;              /* index of the entry in its part */
@@ -251,6 +288,8 @@ void dp_snapshot_free(dp_snapshot *snap);
 int dp_snapshot_add_bundle(dp_snapshot *snap, dp_bundle *bundle);
 int dp_snapshot_add_leaf(dp_snapshot *snap, dp_leaf *leaf, uint32_t *ret_leaf);
 int dp_snapshot_set_appliance_leaf(dp_snapshot *snap, uint32_t leaf);
+/* Without it dp_config.records holds and TLS is 1.3. -EINVAL: not as dp_offload says. */
+int dp_snapshot_set_offload(dp_snapshot *snap, const dp_offload *offload);
 int dp_snapshot_add_own_address(dp_snapshot *snap, const uint8_t *addr);
 int dp_snapshot_add_denied_serial(dp_snapshot *snap, const char *trust_domain,
                                   const uint8_t *serial, size_t len);
@@ -317,6 +356,7 @@ int dp_engine_read_histogram(const dp_engine *engine, uint32_t histogram, uint64
                              uint32_t buckets, uint64_t *ret_sum);
 
 const char *dp_reason_name(uint32_t reason);
+const char *dp_fallback_name(uint32_t fallback); /* as its counter: fallback_<name> */
 const char *dp_cipher_name(uint16_t cipher);
 
 /* The process gives up what it no longer needs: seccomp with TSYNC over all threads. Sockets of

@@ -49,6 +49,8 @@ struct dp_snapshot {
     const char *trust_domain;    /* the arena's, as all texts and keys below */
     struct arena arena;
     uint32_t appliance_leaf;     /* index or DP_NONE */
+    bool has_offload;
+    dp_offload offload;
     VECTOR(struct dp_leaf *) leaves;     /* counted */
     VECTOR(struct dp_bundle *) bundles;  /* counted */
     VECTOR(struct service_entry) services;
@@ -238,6 +240,21 @@ int dp_snapshot_set_appliance_leaf(dp_snapshot *snap, uint32_t leaf)
     if (snap->sealed)
         return -EPERM;
     snap->appliance_leaf = leaf;
+    return 0;
+}
+
+int dp_snapshot_set_offload(dp_snapshot *snap, const dp_offload *offload)
+{
+    if (snap->sealed)
+        return -EPERM;
+    if (offload->records > DP_PREFER_NIC || offload->tls12 > DP_TLS12_PREFER ||
+        offload->ciphers > 7)
+        return -EINVAL;
+    /* No suite of TLS 1.2's would be left. */
+    if (offload->tls12 != DP_TLS12_NEVER && offload->ciphers == 4)
+        return -EINVAL;
+    snap->offload = *offload;
+    snap->has_offload = true;
     return 0;
 }
 
@@ -742,6 +759,11 @@ const struct service *snapshot_service(const struct dp_snapshot *snap, const cha
     uint32_t index;
     return len > 0 && table_get(&snap->service_by_name, key, len, &index) ? service_at(snap, index)
                                                                           : NULL;
+}
+
+const dp_offload *snapshot_offload(const struct dp_snapshot *snap)
+{
+    return snap->has_offload ? &snap->offload : NULL;
 }
 
 const struct dp_leaf *snapshot_appliance_leaf(const struct dp_snapshot *snap)

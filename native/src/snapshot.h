@@ -83,6 +83,7 @@ const struct service *snapshot_sni(const struct dp_snapshot *snap, const char *s
 /* Finds the service by name and port in a later snapshot, for live streams; NULL = gone. */
 const struct service *snapshot_service(const struct dp_snapshot *snap, const char *name,
                                        uint16_t port);
+const dp_offload *snapshot_offload(const struct dp_snapshot *snap); /* NULL = does not say */
 const struct dp_leaf *snapshot_appliance_leaf(const struct dp_snapshot *snap);
 const struct dp_bundle *snapshot_bundle(const struct dp_snapshot *snap, const char *trust_domain,
                                         size_t len);

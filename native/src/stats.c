@@ -51,6 +51,7 @@ static const char *const stat_names[STAT_COUNT] = {
     [STAT_RECORDS_OPENSSL] = "records_openssl",
     [STAT_RECORDS_USER] = "records_user",
     [STAT_RECORDS_KTLS] = "records_ktls",
+    [STAT_RECORDS_NIC] = "records_nic",
     [STAT_KTLS_KEY_UPDATES] = "ktls_key_updates",
     FALLBACK(NONE) = "fallback_none",
     FALLBACK(NO_KERNEL_TLS) = "fallback_no_kernel_tls",
@@ -60,6 +61,13 @@ static const char *const stat_names[STAT_COUNT] = {
     FALLBACK(READ_AHEAD) = "fallback_read_ahead",
     FALLBACK(MEMORY) = "fallback_memory",
     FALLBACK(HALF) = "fallback_half",
+    FALLBACK(VERSION) = "fallback_version",
+    FALLBACK(PEER) = "fallback_peer",
+    FALLBACK(NO_DEVICE) = "fallback_no_device",
+    FALLBACK(KEY_UPDATE) = "fallback_key_update",
+    FALLBACK(SMALL) = "fallback_small",
+    FALLBACK(DEARER) = "fallback_dearer",
+    FALLBACK(BUSY) = "fallback_busy",
     REASON(NONE) = "reason_none",
     REASON(NO_ROUTE) = "reason_no_route",
     REASON(OWN_ADDRESS) = "reason_own_address",
@@ -110,6 +118,13 @@ const char *dp_reason_name(uint32_t reason)
 {
     return reason < DP_REASON_COUNT ? stat_names[STAT_REASON_0 + reason] + strlen("reason_")
                                     : "unknown";
+}
+
+const char *dp_fallback_name(uint32_t fallback)
+{
+    return fallback < DP_FALLBACK_COUNT
+               ? stat_names[STAT_FALLBACK_0 + fallback] + strlen("fallback_")
+               : "unknown";
 }
 
 uint32_t dp_histogram_count(void)

@@ -222,6 +222,34 @@ static void seal_fails_with(struct dp_snapshot *snap, const char *want)
     dp_snapshot_free(snap);
 }
 
+static void the_offload_profile(void)
+{
+    static const struct {
+        dp_offload offload;
+        int result;
+    } cases[] = {
+        {{0}, 0},
+        {{.records = DP_PREFER_NIC, .tls12 = DP_TLS12_PREFER, .ciphers = 7}, 0},
+        {{.records = DP_PREFER_KTLS, .ciphers = 4, .bytes_min = UINT64_MAX}, 0},
+        {{.records = DP_PREFER_NIC + 1}, -EINVAL},
+        {{.tls12 = DP_TLS12_PREFER + 1}, -EINVAL},
+        {{.ciphers = 8}, -EINVAL},
+        {{.tls12 = DP_TLS12_ALLOW, .ciphers = 4}, -EINVAL}, /* none of TLS 1.2's is left */
+        {{.tls12 = DP_TLS12_ALLOW, .ciphers = 5}, 0},
+    };
+    for (size_t i = 0; i < DP_COUNT(cases); i++) {
+        struct dp_snapshot *snap = new_snapshot(1);
+        CHECK(snapshot_offload(snap) == NULL);
+        CHECK_INT(dp_snapshot_set_offload(snap, &cases[i].offload), cases[i].result);
+        const dp_offload *kept = snapshot_offload(snap);
+        if (cases[i].result != 0)
+            CHECK(kept == NULL);
+        else
+            CHECK(kept != NULL && memcmp(kept, &cases[i].offload, sizeof(*kept)) == 0);
+        dp_snapshot_free(snap);
+    }
+}
+
 static void references_to_nothing_are_named(void)
 {
     uint32_t index;
@@ -286,6 +314,7 @@ static void a_sealed_snapshot_takes_nothing_more(void)
     CHECK_INT(dp_snapshot_add_denied_id(snap, ANN), -EPERM);
     CHECK_INT(dp_snapshot_add_denied_serial(snap, "a", vip, 16), -EPERM);
     CHECK_INT(dp_snapshot_set_appliance_leaf(snap, 0), -EPERM);
+    CHECK_INT(dp_snapshot_set_offload(snap, &(dp_offload){0}), -EPERM);
     CHECK_INT(dp_snapshot_add_policy(snap, DP_DENY, "p", &index), -EPERM);
     CHECK_INT(dp_snapshot_add_rule(snap, 0, &index), -EPERM);
     CHECK_INT(dp_snapshot_add_match(snap, 0, 0, &(dp_match){0}), -EPERM);
@@ -386,5 +415,6 @@ static void many_threads_read_one(void)
 
 TEST_MAIN(TEST(everything_is_found_again), TEST(references_are_counted),
           TEST(the_same_key_twice_is_refused), TEST(bad_values_are_refused),
+          TEST(the_offload_profile),
           TEST(references_to_nothing_are_named), TEST(a_sealed_snapshot_takes_nothing_more),
           TEST(policies_are_put_in_order), TEST(many_threads_read_one))

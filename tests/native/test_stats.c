@@ -16,6 +16,8 @@ static void every_counter_has_a_name_of_its_own(void)
     CHECK_TEXT(dp_stat_name(STAT_REASON_0 + DP_REASON_DENIED), "reason_denied");
     CHECK_TEXT(dp_reason_name(DP_REASON_DENIED), "denied");
     CHECK_TEXT(dp_reason_name(DP_REASON_COUNT), "unknown");
+    CHECK_TEXT(dp_fallback_name(DP_FALLBACK_HALF), "half");
+    CHECK_TEXT(dp_fallback_name(DP_FALLBACK_COUNT), "unknown");
     for (uint32_t i = 0; i < dp_histogram_count(); i++)
         CHECK(dp_histogram_name(i) != NULL);
     CHECK(dp_histogram_name(dp_histogram_count()) == NULL);
