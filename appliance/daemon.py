@@ -84,6 +84,7 @@ class Daemon:
         self.dataplanes = Dataplanes(paths.dataplane_run, publish_key)
         self.troubles = Troubles({})
         self.packets: dict[str, nft.Count] = {}
+        self.supervised: dict[str, int] = {}
         self.enrolled: Counter[str] = Counter()  # what the enrolment listeners counted
         self.audit = Audit(self.store)
         self.flows, self.traffic = Flows(), Traffic()
@@ -198,6 +199,7 @@ class Daemon:
             **{f"nft_{name}": count.packets for name, count in self.packets.items()},
             **{f"enrol_{name}": count for name, count in self.enrolled.items()},
             **{f"ca_{name}": count for name, count in asked.items()},
+            **{f"supervisor_{name}": count for name, count in self.supervised.items()},
             "peering_refused": self.peering.refused,
         }
 
@@ -261,11 +263,13 @@ class Daemon:
                 continue
             await self.bound.wait()
 
-    async def count_packets(self) -> None:
-        """What nftables counted is known here too. Never returns."""
+    async def count(self) -> None:
+        """What nftables and the supervisor counted is known here too. Never returns."""
         while True:
             with contextlib.suppress(ApplianceError):  # no table yet: keep_network says why
                 self.packets = await self.network.counters()
+            with contextlib.suppress(ApplianceError):  # `status` says that it is silent
+                self.supervised = (await self.supervisor.call("status", RETRY_S))["counts"]
             await asyncio.sleep(RETRY_S)
 
     async def keep_ca(self) -> None:
@@ -340,7 +344,7 @@ class Daemon:
                         "peers": self.book.run(self.peering),
                         "ca": self.keep_ca(),
                         "network": self.keep_network(),
-                        "packets": self.count_packets(),
+                        "counts": self.count(),
                     }.items()
                 ]
                 await _patiently(starting, stop)

@@ -14,31 +14,18 @@ import logging
 import os
 import secrets
 import socket
-import struct
-from collections import Counter
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Protocol, Self
 
 from appliance.api.channel import Closing
 from appliance.errors import Denied
+from appliance.system.credentials import Peer, Seats, credentials
 
 log = logging.getLogger(__name__)
 
-_SO_PEERGROUPS = 59  # linux/include/uapi/asm-generic/socket.h; Python does not name it
 _CHUNK_BYTES = 65_536
 _PREFIX = "unix-abstract:"
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """The process that connected, as the kernel saw it at that moment."""
-
-    uid: int
-    gid: int
-    pid: int
-    groups: frozenset[int] = frozenset()  # supplementary ones and gid
 
 
 class Context(Protocol):
@@ -59,29 +46,15 @@ def peer_of(context: Context) -> Peer:
     return peer
 
 
-def credentials(sock: socket.socket) -> Peer:
-    """Of a connected Unix socket: SO_PEERCRED and SO_PEERGROUPS (unix(7))."""
-    pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    try:
-        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)  # Python's own limit
-    except OSError:  # a user of more than 256 groups is known by the first alone
-        raw = b""
-    groups = struct.unpack(f"{len(raw) // 4}I", raw)
-    return Peer(uid, gid, pid, frozenset((gid, *groups)))
-
-
 class PeerCredFront(Closing):
     """Listens on `public`, relays to the gRPC server at `inner`. Async context manager.
 
-    At most `limit` connections at once, and a quarter of them for one user who is not root;
-    more are closed and counted in `refused`.
+    At most `limit` connections at once; more are closed and counted (see Seats).
     """
 
     def __init__(self, public: Path, inner: Path, limit: int = 256) -> None:
-        self.public, self.inner, self.limit = public, inner, limit
-        self.refused = 0
-        self._each_max = max(1, limit // 4)
-        self._users: Counter[int] = Counter()
+        self.public, self.inner = public, inner
+        self.seats = Seats(limit)
         self._random = secrets.token_hex(8)
         self._numbers = count()
         self._relays: set[asyncio.Task[None]] = set()
@@ -108,10 +81,6 @@ class PeerCredFront(Closing):
         await self._server.wait_closed()
         self.public.unlink(missing_ok=True)
 
-    @property
-    def connections(self) -> int:
-        return self._users.total()
-
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -120,16 +89,13 @@ class PeerCredFront(Closing):
             sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
             with sock:
                 peer = credentials(sock)
-            full = self.connections >= self.limit
-            if full or (peer.uid != 0 and self._users[peer.uid] >= self._each_max):
-                self.refused += 1
+            if not self.seats.take(peer.uid):
                 log.warning("%s: too many connections, refused uid %d", self.public, peer.uid)
                 return
-            self._users[peer.uid] += 1
             try:
                 await self._relay(peer, reader, writer)
             finally:
-                self._users[peer.uid] -= 1
+                self.seats.leave(peer.uid)
         except OSError as problem:
             log.debug("%s: connection ended: %s", self.public, problem)
         finally:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from appliance.api.peercred import Peer, PeerCredFront, inner_directory, peer_of
+from appliance.api.peercred import PeerCredFront, inner_directory, peer_of
 from appliance.ca._gen import ca_pb2 as pb
 from appliance.ca._gen import ca_pb2_grpc
 from appliance.ca.issue import (
@@ -41,6 +41,7 @@ from appliance.ca.table import Table
 from appliance.errors import ApplianceError, Conflict, Denied, InvalidInput, LimitReached
 from appliance.identity import appliance_id, is_operator_id
 from appliance.rate import Bucket, Rate
+from appliance.system.credentials import Peer
 from dataplane.snapshot import Grade
 
 log = logging.getLogger(__name__)

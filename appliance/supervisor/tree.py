@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class Tree:
         self._reset_wanted = False
         self._listeners = Listeners(site, self._workers)
         self.tickets = TicketKeys()
+        self.counters: Counter[str] = Counter()  # of who asked what they may not
         self._publish_key: MemoryFile
         self._make_services()
 

@@ -87,7 +87,7 @@ async def _status(tree: Tree, arguments: Arguments) -> dict[str, Any]:
             for service in services
             for what in ("restarts", "failed_starts", "replacements", "cut_short")
         }
-        | {"ticket_rotations": tree.tickets.rotations},
+        | {"ticket_rotations": tree.tickets.rotations, **tree.counters},
         "generation": tree.dataplane.generation,
         "pid": os.getpid(),
     }

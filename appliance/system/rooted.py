@@ -6,6 +6,7 @@ One request a connection: calls are rare, and a supervisor that was started anew
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -30,7 +31,9 @@ class SupervisorClient:
             async with asyncio.timeout(timeout_s):
                 with socket.socket(socket.AF_UNIX, kind) as sock:
                     await loop.sock_connect(sock, str(self._path))
-                    await loop.sock_sendall(sock, json.dumps({"verb": verb, **arguments}).encode())
+                    with contextlib.suppress(BrokenPipeError):  # refused unheard: it says why
+                        request = json.dumps({"verb": verb, **arguments}).encode()
+                        await loop.sock_sendall(sock, request)
                     packet = await loop.sock_recv(sock, ANSWER_BYTES_MAX)
         except (OSError, TimeoutError) as error:
             raise Unavailable(

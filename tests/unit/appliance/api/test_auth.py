@@ -10,6 +10,7 @@ from appliance.api import auth, peercred
 from appliance.api.auth import Caller, Revoked, Role
 from appliance.ca.leaf import read
 from appliance.errors import Denied
+from appliance.system.credentials import Peer
 from dataplane.snapshot import Leaf
 from tests.unit.appliance.api.pki import Pki
 
@@ -106,7 +107,7 @@ def test_hosts_peers_and_forgers_are_no_admins(leaf: Leaf) -> None:
 def test_on_the_box_root_and_the_admin_group_write(
     monkeypatch: pytest.MonkeyPatch, uid: int, groups: set[int], role: Role
 ) -> None:
-    peer = peercred.Peer(uid, uid, 1, frozenset(groups))
+    peer = Peer(uid, uid, 1, frozenset(groups))
     monkeypatch.setitem(peercred._live, "sluice/x/1", peer)
     caller = auth.local_caller(Shown(None, "unix-abstract:sluice/x/1"), 6413)
     assert caller == Caller(f"uid {uid}", role)

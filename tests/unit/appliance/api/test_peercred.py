@@ -12,8 +12,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from appliance.api.peercred import Peer, PeerCredFront, inner_directory, peer_of
+from appliance.api.peercred import PeerCredFront, inner_directory, peer_of
 from appliance.errors import Denied
+from appliance.system.credentials import Peer
 
 
 async def _who(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -102,7 +103,7 @@ async def test_connections_are_limited_and_refusals_counted(tmp_path: Path) -> N
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
         writer.close()
-        assert front.refused == 1
+        assert front.seats.refused == 1
         for one in held:
             one.close()
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from appliance.api.peercred import Peer
 from appliance.ca import key
 from appliance.ca.client import CaClient
 from appliance.ca.issue import APPROVE_TOGETHER_MAX, SIGN_TOGETHER_MAX, Asked, Signed
@@ -19,6 +18,7 @@ from appliance.ca.table import Table
 from appliance.enroll.credentials import make_csr
 from appliance.errors import Denied, InvalidInput, LimitReached
 from appliance.rate import Rate
+from appliance.system.credentials import Peer
 from dataplane.snapshot import Grade
 
 NOW = 1_800_000_000

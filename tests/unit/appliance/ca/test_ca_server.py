@@ -9,13 +9,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from appliance.api.peercred import Peer
 from appliance.ca import key, table
 from appliance.ca.issue import Approval
 from appliance.ca.server import REFUSAL_AUDIT_RATE, Ca, Roles, grade_from
 from appliance.ca.table import Table
 from appliance.errors import Conflict, Denied, InvalidInput, LimitReached, NotFound
 from appliance.rate import Rate
+from appliance.system.credentials import Peer
 from dataplane.snapshot import Grade
 
 NOW = 1_800_000_000

@@ -14,7 +14,6 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from appliance.api.peercred import Peer
 from appliance.ca import key
 from appliance.ca.issue import Asked, Signed
 from appliance.ca.server import Ca, Roles
@@ -25,6 +24,7 @@ from appliance.enroll.server import EnrolServer
 from appliance.errors import ApplianceError
 from appliance.registry.model import Host, HostKind, HostState
 from appliance.site import Site
+from appliance.system.credentials import Peer
 from dataplane.snapshot import Address, Grade, Leaf
 
 DAEMON = Peer(6410, 6410, 1)
