@@ -18,7 +18,7 @@ NATIVE := setup.py native/build.py native/include/dp.h $(wildcard native/src/*.c
 STAMPS := build/stamps
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all setup gen demo test check native-check tsan qemu fuzz bench fix install uninstall clean
+.PHONY: all setup gen stubs demo test check native-check tsan qemu fuzz bench fix install uninstall clean
 all: setup
 
 setup: $(STAMPS)/native
@@ -37,12 +37,16 @@ $(STAMPS)/python: pyproject.toml $(STAMPS)/packages
 	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/gen: $(PROTOS) $(STAMPS)/python
+	@$(MAKE) --no-print-directory stubs
+	@touch $@
+
+# The stubs alone, made by the environment BIN: firmware-config/install has one of its own.
+stubs:
 	@for proto in $(PROTOS); do \
 		dir=$$(dirname $$proto); mkdir -p $$dir/_gen; : > $$dir/_gen/__init__.py; \
 		$(BIN)/python -m grpc_tools.protoc --proto_path=$$dir/_gen=$$dir \
 			--python_out=. --grpc_python_out=. --pyi_out=. $$dir/_gen/$$(basename $$proto) || exit 1; \
 	done
-	@touch $@
 
 gen: $(STAMPS)/gen
 
@@ -87,7 +91,7 @@ bench: setup $(STAMPS)/bench
 fix: setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-install: gen
+install:
 	@$(SUDO) firmware-config/install install
 
 uninstall:
