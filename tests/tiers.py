@@ -74,13 +74,13 @@ TIERS = (
 
 
 def _counts(output: str) -> tuple[int, int]:
-    """(passed, failed): the sum of all closing lines, pytest's or "N passed, N failed"."""
+    """(passed, failed): of the lines "N passed, N failed", those that total ("… in N s") if any."""
+    closing = re.findall(r"^=* ?(\d+ (?:passed|failed|error).*)$", output, re.MULTILINE)
+    totals = [line for line in closing if " in " in line]
     passed = failed = 0
-    for line in output.splitlines():
-        if re.match(r"=* ?\d+ (passed|failed|error)", line):
-            for number, word in re.findall(r"(\d+) (passed|failed|error)", line):
-                passed += int(number) * (word == "passed")
-                failed += int(number) * (word != "passed")
+    for number, word in re.findall(r"(\d+) (passed|failed|error)", "\n".join(totals or closing)):
+        passed += int(number) * (word == "passed")
+        failed += int(number) * (word != "passed")
     return passed, failed
 
 
