@@ -209,6 +209,7 @@ class _Builder:
         try:
             bundles = self._add_bundles()
             leaves = self._add_leaves()
+            self._set_offload()
             self._add_denied()
             self._add_hosts()
             self._add_policies()
@@ -261,6 +262,17 @@ class _Builder:
             index = self._leaf(self._value.appliance_leaf, "the appliance")
             check(lib.dp_snapshot_set_appliance_leaf(self._snap, index), "the appliance's leaf")
         return leaves
+
+    def _set_offload(self) -> None:
+        value = self._value.offload
+        if value is None:
+            return
+        native = ffi.new("dp_offload *")
+        native.records = value.prefer
+        native.tls12 = value.tls12
+        native.ciphers = value.ciphers
+        native.bytes_min = value.bytes_min
+        check(lib.dp_snapshot_set_offload(self._snap, native), "the offload profile")
 
     def _add_denied(self) -> None:
         for address in self._value.own_addresses:
@@ -523,6 +535,10 @@ def _stat_names() -> list[str]:
 
 def reason_name(reason: int) -> str:
     return ffi.string(lib.dp_reason_name(reason)).decode()
+
+
+def fallback_name(fallback: int) -> str:
+    return ffi.string(lib.dp_fallback_name(fallback)).decode()
 
 
 def cipher_name(cipher: int) -> str:

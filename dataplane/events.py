@@ -71,6 +71,26 @@ class Reason(IntEnum):
     NO_IDENTITY = 27
 
 
+class Fallback(IntEnum):
+    """Why a leg's records are not where the offload profile would have them."""
+
+    NONE = 0
+    NO_KERNEL_TLS = 1
+    SOCKET = 2
+    KERNEL_CIPHER = 3
+    CIPHER = 4
+    READ_AHEAD = 5
+    MEMORY = 6
+    HALF = 7
+    VERSION = 8
+    PEER = 9
+    NO_DEVICE = 10
+    KEY_UPDATE = 11
+    SMALL = 12
+    DEARER = 13
+    BUSY = 14
+
+
 TLS_VERSIONS = {0: "", 0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
 
 # IANA's "TLS Cipher Suites", those that tls.c offers.
@@ -119,6 +139,8 @@ class FlowEvent:
     down_resumed: bool
     up_resumed: bool
     retries: int
+    down_fallback: Fallback
+    up_fallback: Fallback
     bytes_up: int  # client to service
     bytes_down: int
     connect_ns: int  # accept until established
@@ -131,7 +153,7 @@ class FlowEvent:
 
 
 # Native byte order, no implied padding: the x's are the compiler's.
-_HEAD = struct.Struct("=IHHQ16s16s16s16sHHHBBBBHHHHHBB2xQQQQHHHHH6x")
+_HEAD = struct.Struct("=IHHQ16s16s16s16sHHHBBBBHHHHHBBBBQQQQHHHHH6x")
 HEAD_BYTES = _HEAD.size
 RECORD_BYTES_MAX = HEAD_BYTES + 5 * 256
 
@@ -166,7 +188,8 @@ def _address(packed: bytes) -> Address:
 def _event(process: str, head: tuple[Any, ...], texts: list[str]) -> FlowEvent:
     (_, kind, worker, time_ns, flow_id, src, dst, peer, src_port, dst_port, peer_port, flow,
      grade, down_layer, up_layer, down_tls, up_tls, down_cipher, up_cipher, reason, resumed,
-     retries, bytes_up, bytes_down, connect_ns, duration_ns, *_) = head  # fmt: skip
+     retries, down_fallback, up_fallback, bytes_up, bytes_down, connect_ns, duration_ns,
+     *_) = head  # fmt: skip
     src_id, dst_id, service, endpoint, detail = texts
     try:
         return FlowEvent(
@@ -193,6 +216,8 @@ def _event(process: str, head: tuple[Any, ...], texts: list[str]) -> FlowEvent:
             down_resumed=bool(resumed & 1),
             up_resumed=bool(resumed & 2),
             retries=retries,
+            down_fallback=Fallback(down_fallback),
+            up_fallback=Fallback(up_fallback),
             bytes_up=bytes_up,
             bytes_down=bytes_down,
             connect_ns=connect_ns,

@@ -11,7 +11,7 @@ their unit. Enum values equal those in native/include/dp.h.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 Address = IPv4Address | IPv6Address
@@ -80,6 +80,43 @@ class MatchOp(IntEnum):
     PREFIX = 1
     SUFFIX = 2
     PRESENT = 3
+
+
+class Prefer(IntEnum):
+    """What the operator would have for the records of TLS legs."""
+
+    AUTO = 0  # our own; a bulky stream goes to the kernel where that is cheaper
+    USER = 1
+    OPENSSL = 2
+    KTLS = 3
+    NIC = 4
+
+
+class Tls12(IntEnum):
+    """TLS 1.2 on mesh links; it shows both ends' certificates on the wire."""
+
+    NEVER = 0
+    ALLOW = 1  # from whom offers it
+    PREFER = 2  # offered too, beside TLS 1.3
+
+
+class Ciphers(IntFlag):
+    AES_128_GCM = 1
+    AES_256_GCM = 2
+    CHACHA20 = 4  # of TLS 1.3 only
+
+
+ALL_CIPHERS = Ciphers.AES_128_GCM | Ciphers.AES_256_GCM | Ciphers.CHACHA20
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """The operator's profile for the records of TLS legs."""
+
+    prefer: Prefer = Prefer.AUTO
+    tls12: Tls12 = Tls12.NEVER
+    ciphers: Ciphers = ALL_CIPHERS
+    bytes_min: int = 0  # that a stream carried before it is moved to the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,3 +256,4 @@ class Snapshot:
     policies: tuple[Policy, ...] = ()
     names: tuple[Name, ...] = ()
     denied: tuple[Denied, ...] = ()
+    offload: Offload | None = None  # None = as the process was started, TLS 1.3 only

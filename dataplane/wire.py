@@ -16,10 +16,12 @@ from google.protobuf.message import DecodeError
 
 from dataplane._gen import dataplane_pb2 as pb
 from dataplane.snapshot import (
+    ALL_CIPHERS,
     Action,
     Address,
     Balance,
     Bundle,
+    Ciphers,
     Denied,
     Endpoint,
     EndpointKind,
@@ -34,11 +36,14 @@ from dataplane.snapshot import (
     MtlsMode,
     Name,
     Network,
+    Offload,
     Part,
     Policy,
+    Prefer,
     Service,
     Snapshot,
     SourceAddress,
+    Tls12,
 )
 
 FORMAT = 1
@@ -96,6 +101,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
             pb.Denied(trust_domain=d.trust_domain, serial=d.serial, spiffe_id=d.spiffe_id)
             for d in snapshot.denied
         ],
+        offload=_put_offload(snapshot.offload),
     )
     return message.SerializeToString(deterministic=True)
 
@@ -117,6 +123,17 @@ def _pack(address: Address) -> bytes:
 
 def _packed(addresses: Iterable[Address]) -> list[bytes]:
     return [_pack(address) for address in addresses]
+
+
+def _put_offload(offload: Offload | None) -> pb.Offload | None:
+    if offload is None:
+        return None
+    return pb.Offload(
+        prefer=offload.prefer,
+        tls12=offload.tls12,
+        ciphers=offload.ciphers,
+        bytes_min=offload.bytes_min,
+    )
 
 
 def _put_host(host: Host) -> pb.Host:
@@ -226,6 +243,7 @@ def decode_snapshot(body: bytes) -> Snapshot:
             policies=tuple(_policy(policy) for policy in message.policies),
             names=tuple(Name(n.name, _addresses(n.addresses)) for n in message.names),
             denied=tuple(_denied(denied) for denied in message.denied),
+            offload=_offload(message.offload) if message.HasField("offload") else None,
         )
     except ValueError as error:
         raise WireError(str(error)) from error
@@ -277,6 +295,12 @@ def _port(number: int) -> int:
     if number > 0xFFFF:
         raise WireError(f"port {number}")
     return number
+
+
+def _offload(m: pb.Offload) -> Offload:
+    if m.ciphers & ~ALL_CIPHERS:
+        raise WireError(f"ciphers {m.ciphers}")
+    return Offload(Prefer(m.prefer), Tls12(m.tls12), Ciphers(m.ciphers), m.bytes_min)
 
 
 def _host(m: pb.Host) -> Host:

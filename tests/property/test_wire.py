@@ -112,6 +112,14 @@ snapshots = st.builds(
     policies=tuples(st.builds(s.Policy, text, st.sampled_from(s.Action), tuples(tuples(matches)))),
     names=tuples(st.builds(s.Name, text, tuples(address))),
     denied=tuples(st.builds(s.Denied, text, st.none() | text, st.none() | text)),
+    offload=st.none()
+    | st.builds(
+        s.Offload,
+        st.sampled_from(s.Prefer),
+        st.sampled_from(s.Tls12),
+        st.integers(0, 7).map(s.Ciphers),
+        u64,
+    ),
 )
 
 
@@ -119,6 +127,15 @@ snapshots = st.builds(
 @given(snapshots)
 def test_a_snapshot_comes_back_as_it_was(snapshot: s.Snapshot) -> None:
     assert wire.decode_snapshot(wire.encode_snapshot(snapshot)) == snapshot
+
+
+@pytest.mark.parametrize(
+    "fields", [{"prefer": 5}, {"tls12": 3}, {"ciphers": 8}, {"ciphers": 2**32 - 1}]
+)
+def test_an_offload_profile_with_foreign_numbers_is_refused(fields: dict[str, int]) -> None:
+    message = pb.Snapshot(format=wire.FORMAT, offload=pb.Offload(**fields))
+    with pytest.raises(wire.WireError):
+        wire.decode_snapshot(message.SerializeToString())
 
 
 @settings(max_examples=100, deadline=None)

@@ -22,6 +22,13 @@ def test_a_good_snapshot_is_built() -> None:
     assert list(native.leaves) == [LEAF]
 
 
+@pytest.mark.parametrize("prefer", s.Prefer)
+@pytest.mark.parametrize("tls12", s.Tls12)
+def test_every_offload_profile_is_built(prefer: s.Prefer, tls12: s.Tls12) -> None:
+    offload = s.Offload(prefer, tls12, s.Ciphers.AES_128_GCM | s.Ciphers.CHACHA20, (1 << 64) - 1)
+    binding.build(replace(GOOD, offload=offload), binding.Certificates())
+
+
 def test_every_kind_of_match_is_built() -> None:
     matches = tuple(
         s.Match(s.Part.FROM, 0, field, op, negated, text="x", port=80, number=2,
@@ -64,6 +71,9 @@ def service(**fields: object) -> s.Snapshot:
         (replace(GOOD, policies=GOOD.policies * 2), "twice"),
         (replace(GOOD, inbound=GOOD.inbound * 2), "SNI"),
         (service(connect_timeout_ms=1 << 33), ""),
+        (replace(GOOD, offload=s.Offload(tls12=s.Tls12.ALLOW, ciphers=s.Ciphers.CHACHA20)),
+         "the offload profile"),
+        (replace(GOOD, offload=s.Offload(bytes_min=1 << 64)), ""),
     ],
 )  # fmt: skip
 def test_what_is_not_good_is_refused_by_name(snapshot: s.Snapshot, says: str) -> None:

@@ -29,6 +29,9 @@ def numbers(prefix: str) -> dict[str, int]:
         (events.FlowKind, "DP_FLOW_", ()),
         (events.RecordLayer, "DP_RECORD_", ()),
         (events.Reason, "DP_REASON_", ("COUNT",)),
+        (events.Fallback, "DP_FALLBACK_", ("COUNT",)),
+        (snapshot.Prefer, "DP_PREFER_", ()),
+        (snapshot.Tls12, "DP_TLS12_", ()),
         (snapshot.Grade, "DP_GRADE_", ()),
         (snapshot.EndpointKind, "DP_ENDPOINT_", ()),
         (snapshot.Balance, "DP_BALANCE_", ()),
@@ -51,6 +54,8 @@ def test_actions_are_the_headers() -> None:
 def test_names_are_natives() -> None:
     for reason in events.Reason:
         assert binding.reason_name(reason) == reason.name.lower()
+    for fallback in events.Fallback:
+        assert binding.fallback_name(fallback) == fallback.name.lower()
     for cipher, name in events.CIPHERS.items():
         assert binding.cipher_name(cipher) == name
 
@@ -107,6 +112,8 @@ def test_every_field_comes_through() -> None:
         reason=5,
         resumed=2,
         retries=7,
+        down_fallback=1,
+        up_fallback=9,
         bytes_up=11,
         bytes_down=12,
         connect_ns=13,
@@ -137,6 +144,8 @@ def test_every_field_comes_through() -> None:
         down_resumed=False,
         up_resumed=True,
         retries=7,
+        down_fallback=events.Fallback.NO_KERNEL_TLS,
+        up_fallback=events.Fallback.PEER,
         bytes_up=11,
         bytes_down=12,
         connect_ns=13,
