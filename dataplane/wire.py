@@ -298,7 +298,7 @@ def _port(number: int) -> int:
 
 
 def _offload(m: pb.Offload) -> Offload:
-    if m.ciphers & ~ALL_CIPHERS:
+    if m.ciphers > ALL_CIPHERS:
         raise WireError(f"ciphers {m.ciphers}")
     return Offload(Prefer(m.prefer), Tls12(m.tls12), Ciphers(m.ciphers), m.bytes_min)
 
