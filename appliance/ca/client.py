@@ -21,7 +21,7 @@ from appliance.ca.issue import (
     Asked,
     Signed,
 )
-from appliance.ca.table import AuditEntry
+from appliance.ca.table import AuditEntry, Issued
 from appliance.errors import BY_CODE, ApplianceError, InvalidInput, Unavailable
 from dataplane.snapshot import Grade
 
@@ -117,6 +117,11 @@ class CaClient(Client):
         """For admins. Newest first."""
         reply = await self._call("ListAudit", pb.ListAuditRequest(limit=limit))
         return tuple(AuditEntry(e.time, e.who, e.what, e.detail) for e in reply.entries)
+
+    async def operator_leaves(self, name: str) -> tuple[Issued, ...]:
+        """For admins. What name, an admin or a viewer, holds that has not run out."""
+        reply = await self._call("ListOperatorLeaves", pb.OperatorRequest(name=name))
+        return tuple(Issued(e.serial, e.spiffe_id, e.not_after) for e in reply.leaves)
 
     async def import_key(self, key_pem: bytes, chain_pem: bytes) -> CaInfo:
         """For root: replaces the CA key by an intermediate that somebody else's CA signed."""

@@ -37,9 +37,9 @@ from appliance.ca.issue import (
     random_serial,
 )
 from appliance.ca.key import import_intermediate
-from appliance.ca.table import Table
+from appliance.ca.table import Issued, Table
 from appliance.errors import ApplianceError, Conflict, Denied, InvalidInput, LimitReached
-from appliance.identity import appliance_id, is_operator_id
+from appliance.identity import OPERATOR_KINDS, appliance_id, is_operator_id, operator_id
 from appliance.rate import Bucket, Rate
 from appliance.system.credentials import Peer
 from dataplane.snapshot import Grade
@@ -136,11 +136,12 @@ class Ca:
         serial = random_serial()
         dns_name = self._appliance_dns if own else None
         signed = issue(self._authority, csr, spiffe_id, grade, ttl_s, now, serial, dns_name)
-        self._table.issued(signed.serial, spiffe_id, grade, signed.not_after, now)
         text = "own key" if grade is None else f"grade {GRADE_TEXT[grade]}"
-        self._table.audit(
-            now, f"uid {peer.uid}", "sign", f"{spiffe_id} {text} serial {signed.serial}"
-        )
+        with self._table.together():
+            self._table.issued(signed.serial, spiffe_id, grade, signed.not_after, now)
+            self._table.audit(
+                now, f"uid {peer.uid}", "sign", f"{spiffe_id} {text} serial {signed.serial}"
+            )
         self.counters["signed"] += 1
         return signed
 
@@ -153,16 +154,25 @@ class Ca:
         known = self._table.approval(spiffe_id)
         if known is not None and known.max_grade == max_grade:
             return
-        self._table.approve(approval)
         detail = f"{spiffe_id} up to grade {GRADE_TEXT[max_grade]}"
-        self._table.audit(approval.time, approval.by, "approve", detail)
+        with self._table.together():
+            self._table.approve(approval)
+            self._table.audit(approval.time, approval.by, "approve", detail)
         self.counters["approved"] += 1
 
     def withdraw(self, peer: Peer, spiffe_id: str) -> None:
         self._roles.approves(peer)
-        self._table.withdraw(spiffe_id)
-        self._table.audit(self._now(), f"uid {peer.uid}", "withdraw", spiffe_id)
+        with self._table.together():
+            self._table.withdraw(spiffe_id)
+            self._table.audit(self._now(), f"uid {peer.uid}", "withdraw", spiffe_id)
         self.counters["withdrawn"] += 1
+
+    def operator_leaves(self, peer: Peer, name: str) -> tuple[Issued, ...]:
+        """Certificates that live, with which name may use the admin API from elsewhere."""
+        self._roles.makes_admins(peer)
+        domain = self._authority.trust_domain
+        ids = [operator_id(domain, kind, name) for kind in OPERATOR_KINDS]
+        return self._table.leaves(ids, self._now())
 
     def approvals(self, peer: Peer) -> tuple[Approval, ...]:
         self._roles.approves(peer)
@@ -320,6 +330,22 @@ class CaServicer(ca_pb2_grpc.CaServicer):
         return await self._answer(
             context, "list", lambda peer: self._ca.audit_list(peer, request.limit)
         )
+
+    async def ListOperatorLeaves(
+        self, request: pb.OperatorRequest, context: Any
+    ) -> pb.OperatorLeaves:
+        def work(peer: Peer) -> pb.OperatorLeaves:
+            found = self._ca.operator_leaves(peer, request.name)
+            return pb.OperatorLeaves(
+                leaves=[
+                    pb.OperatorLeaf(
+                        serial=each.serial, spiffe_id=each.spiffe_id, not_after=each.not_after
+                    )
+                    for each in found
+                ]
+            )
+
+        return await self._answer(context, "list", work)
 
     async def SignEach(self, request: pb.SignEachRequest, context: Any) -> pb.SignEachReply:
         def work(peer: Peer) -> pb.SignEachReply:

@@ -7,7 +7,7 @@ cannot write it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +47,21 @@ class AuditEntry:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Issued:
+    serial: str  # hex
+    spiffe_id: str
+    not_after: int  # UNIX seconds
+
+
 class Table:
-    """One connection, used from one thread. Every change commits before the call returns,
-    but for those inside `together`."""
+    """One connection, used from one thread. Every change is on the disk before the call returns,
+    but for those inside `together`: a power cut brings back no identity that was withdrawn."""
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA synchronous = FULL")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
@@ -64,7 +71,11 @@ class Table:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is done inside commits once, at the end; or nothing of it, when it raises."""
+        """What is done inside commits once, at the outermost's end; or nothing of it, when that
+        raises."""
+        if self._db.in_transaction:
+            yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -113,6 +124,16 @@ class Table:
             "INSERT INTO issued VALUES (?, ?, ?, ?, ?)",
             (serial, spiffe_id, None if grade is None else int(grade), not_after, now_s),
         )
+
+    def leaves(self, spiffe_ids: Collection[str], now_s: int) -> tuple[Issued, ...]:
+        """Those of the identities that have not run out."""
+        marks = ", ".join("?" for _ in spiffe_ids)
+        rows = self._db.execute(
+            "SELECT serial, spiffe_id, not_after FROM issued"
+            f" WHERE spiffe_id IN ({marks}) AND not_after >= ? ORDER BY time, serial",
+            (*spiffe_ids, now_s),
+        )
+        return tuple(Issued(*row) for row in rows)
 
     def live(self, now_s: int, but: str) -> int:
         """Leaves that have not run out, but those of one identity."""

@@ -92,6 +92,35 @@ def test_approvals_are_all_or_none(tmp_path: Path, table: Table) -> None:
     assert ca.counters["approved"] == 2
 
 
+def test_each_change_is_on_the_disk_and_many_are_one_write(tmp_path: Path, table: Table) -> None:
+    """FULL: a commit is synced. So there is one for a whole batch, and one with its audit."""
+    assert table._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    ca = ca_of(tmp_path, table)
+    done: list[str] = []
+    table._db.set_trace_callback(done.append)
+
+    def writes() -> int:
+        begun = done.count("BEGIN IMMEDIATE")
+        assert begun == done.count("COMMIT")
+        inside = False
+        for statement in done:
+            inside = statement == "BEGIN IMMEDIATE" or (inside and statement != "COMMIT")
+            assert inside or statement.startswith(("COMMIT", "SELECT")), statement
+        done.clear()
+        return begun
+
+    ca.approve_each(ROOT, [(f"{WEB}{n}", Grade.L2) for n in range(APPROVE_TOGETHER_MAX)])
+    assert writes() == 1
+    ca.approve(ROOT, WEB, Grade.L2)
+    assert writes() == 1
+    ca.sign_each(DAEMON, [ASKED] * 3)
+    assert writes() == 1
+    ca.sign(DAEMON, CSR, WEB, Grade.L2, 60)
+    assert writes() == 1
+    ca.withdraw(ROOT, WEB)
+    assert writes() == 1
+
+
 async def test_more_than_one_call_takes(tmp_path: Path, table: Table) -> None:
     """Through the socket, as the daemon and as an admin."""
     table.close()

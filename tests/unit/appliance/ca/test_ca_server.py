@@ -215,3 +215,20 @@ def test_odd_operators_are_no_workloads_either(tmp_path: Path, store: Table, pat
     for peer in (ADMIN, DAEMON):
         with pytest.raises((Denied, InvalidInput)):
             ca_of(tmp_path, store).sign(peer, csr(), f"spiffe://a.example/sluice/{path}", None, 60)
+
+
+def test_admins_certificates_are_found_by_name(tmp_path: Path, store: Table) -> None:
+    ca = ca_of(tmp_path, store)
+    signed = [ca.sign(ADMIN, csr(), OPERATOR, None, 3600) for _ in range(2)]
+    signed.append(ca.sign(ROOT, csr(), OPERATOR.replace("admin", "viewer"), None, 60))
+    ca.sign(ADMIN, csr(), OPERATOR + "-2", None, 3600)
+    found = ca.operator_leaves(ADMIN, "eva")
+    assert {each.serial for each in found} == {each.serial for each in signed}
+    ca._clock = lambda: NOW + 61
+    assert {e.serial for e in ca.operator_leaves(ROOT, "eva")} == {s.serial for s in signed[:2]}
+    assert ca.operator_leaves(ROOT, "ev") == ()
+    for peer in (DAEMON, DAEMON_IN_ADMIN, STRANGER):
+        with pytest.raises(Denied):
+            ca.operator_leaves(peer, "eva")
+    with pytest.raises(InvalidInput):
+        ca.operator_leaves(ROOT, "eva/../x")
