@@ -23,11 +23,12 @@ from appliance.registry.enrolment import peer_of
 from appliance.registry.hosts import Hosts
 from appliance.registry.model import Host, HostKind, HostState, Peer
 from appliance.registry.peers import Peers
-from appliance.registry.revocations import Revocations
+from appliance.registry.revocations import Revocations, is_serial
 from appliance.registry.store import Store
 from appliance.registry.view import RegistryView
 from appliance.site import Site
 
+SERIALS_MAX = 1_000
 HEAR_S = 3.0  # how long a revocation waits for the peers' answers
 
 
@@ -126,6 +127,19 @@ class Membership:
             told=tuple(sorted(name for name, number in heard.items() if number >= last)),
             not_told=tuple(sorted(name for name, number in heard.items() if number < last)),
         )
+
+    async def revoke_operator(self, name: str, serials: Sequence[str], by: str) -> None:
+        """Certificates of an admin or a viewer: the admin API refuses them from now on.
+
+        Raises InvalidInput.
+        """
+        if not is_label(name) or len(serials) > SERIALS_MAX or not all(map(is_serial, serials)):
+            raise InvalidInput("give a name, and serials in hex as the CA lists them")
+        with self._store.transaction():
+            for serial in serials:
+                self._revocations.add(serial=serial, spiffe_id=None, host=name, now=self._now())
+        self._audit.record(by, "operator revoke", f"{name}: {len(serials)} certificates")
+        await self._changed()
 
     def _check_place(self, host: Host) -> None:
         """What a document of a host is held to as well (config.verify)."""

@@ -270,6 +270,11 @@ class AdminClient(Client):
     async def remove_peer(self, name: str) -> None:
         await self._call(self._stub.RemovePeer, pb.NameRequest(name=name))
 
+    async def revoke_operator(self, name: str, serials: Sequence[str]) -> None:
+        """Of an admin's or a viewer's certificates; the CA knows the serials."""
+        request = pb.RevokeOperatorRequest(name=name, serials=serials)
+        await self._call(self._stub.RevokeOperator, request)
+
     async def restart_dataplane(self) -> None:
         await self._call(self._stub.RestartDataplane, pb.ListRequest())
 

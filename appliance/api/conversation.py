@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,6 +16,7 @@ from appliance.api._gen import peering_pb2 as pb
 from appliance.errors import InvalidInput, LimitReached, Unavailable
 from appliance.identity import is_label, parse
 from appliance.registry.model import ImportedService, ServicePort
+from appliance.registry.revocations import is_serial
 
 VERSION = 1
 KEEPALIVE_S = 5.0
@@ -25,7 +25,6 @@ SERVICES_MAX = 10_000
 PORTS_MAX = 256
 NAMES_MAX = 64  # identities or subsets of a service
 DENIED_MAX = 65_536
-_SERIAL = re.compile(r"[0-9a-f]{1,40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +198,7 @@ def denied_of(
     for each in revocations.denied:
         if bool(each.serial) == bool(each.spiffe_id):
             raise InvalidInput("a peer denies neither a serial nor an identity")
-        if each.serial and not _SERIAL.fullmatch(each.serial):
+        if each.serial and not is_serial(each.serial):
             raise InvalidInput("a peer denies a malformed serial")
         if each.spiffe_id and parse(each.spiffe_id).trust_domain != trust_domain:
             raise InvalidInput(f"a peer of {trust_domain} denies another's {each.spiffe_id[:80]}")

@@ -251,25 +251,32 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         wait_ms = min(max(request.interval_ms or 1000, INTERVAL_MIN_MS), INTERVAL_MAX_MS)
         try:
             while True:
+                self.caller(context)  # revoked meanwhile?
                 if request.status:
                     yield pb.Update(status=await self._reporter.status())
                 for update in news.take(self._dropped()):
                     yield update
                 await news.wait(wait_ms / 1000)
+        except ApplianceError as error:
+            await context.abort(grpc.StatusCode[error.code], details(error), ANSWERED)
         finally:
             news.close()
             self._watchers -= 1
 
     # -- write -----------------------------------------------------------------------------------
 
+    def _changes(self, context: Call, dry_run: bool) -> str:
+        """Who it is. A dry run is a read. Raises Denied."""
+        caller = self.caller(context)
+        if not dry_run:
+            need_write(caller)
+        return caller.name
+
     @answers()
     async def Apply(self, request: pb.ApplyRequest, context: Call) -> pb.ApplyReply:
-        caller = self.caller(context)
-        if not request.dry_run:
-            need_write(caller)
         outcome = await self._applier.apply(
             _sources(request.sources),
-            by=caller.name,
+            by=self._changes(context, request.dry_run),
             dry_run=request.dry_run,
             approve_first=request.approve_first,
             confirm_s=request.confirm_seconds,
@@ -277,15 +284,15 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         )
         return messages.outcome(outcome)
 
-    @answers(write=True)
+    @answers()
     async def Delete(self, request: pb.DeleteRequest, context: Call) -> pb.ApplyReply:
+        by = self._changes(context, request.dry_run)
         key = kind_of(request.kind), request.namespace or "default", request.name
-        by = self.caller(context).name
         return messages.outcome(await self._applier.delete(key, by=by, dry_run=request.dry_run))
 
-    @answers(write=True)
+    @answers()
     async def Rollback(self, request: pb.RollbackRequest, context: Call) -> pb.ApplyReply:
-        by = self.caller(context).name
+        by = self._changes(context, request.dry_run)
         return messages.outcome(
             await self._applier.rollback(request.revision, by=by, dry_run=request.dry_run)
         )
@@ -360,6 +367,12 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     @answers(write=True)
     async def RemovePeer(self, request: pb.NameRequest, context: Call) -> pb.Done:
         await self._membership.remove_peer(request.name, self.caller(context).name)
+        return pb.Done()
+
+    @answers(write=True)
+    async def RevokeOperator(self, request: pb.RevokeOperatorRequest, context: Call) -> pb.Done:
+        by = self.caller(context).name
+        await self._membership.revoke_operator(request.name, request.serials, by)
         return pb.Done()
 
     @answers(write=True)

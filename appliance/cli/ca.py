@@ -4,7 +4,6 @@ has no say in it."""
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from appliance.api.remote import BUNDLE, CHAIN, KEY, SERVER
+from appliance.api.remote import BUNDLE, CHAIN, KEY, SERVER, make_folder, write_folder
 from appliance.api.text import shown, when
 from appliance.ca.client import CaClient
 from appliance.ca.issue import GRADE_OF, GRADE_TEXT, TTL_MAX_S
@@ -22,6 +21,7 @@ from appliance.cli.context import Context
 from appliance.cli.output import console, format_option, show_data
 from appliance.compile import LeafNeed
 from appliance.enroll.credentials import Credential, obtain
+from appliance.errors import NotFound
 from appliance.identity import operator_id
 
 Result = TypeVar("Result")
@@ -127,25 +127,46 @@ def ca_admin(context: Context, name: str, viewer: bool, out: Path) -> None:
     """Make a certificate for NAME to use the admin API from elsewhere, good for a day.
 
     Then, from anywhere: sluice --remote BOX:15011 --credential FOLDER status
+
+    A folder that holds NAME's certificate already is given the new one.
     """
     status = context.call(lambda client: client.status())
     identity = operator_id(status.trust_domain, "viewer" if viewer else "admin", name)
+    is_new = make_folder(out, identity)
 
     async def make(client: CaClient) -> tuple[Credential, str]:
         need = LeafNeed(key=identity, spiffe_id=identity, grade=None)
         return await obtain(client, need, TTL_MAX_S), await client.bundle()
 
     made, bundle = _ask(context, make)
-    out.mkdir(mode=0o700)
-    for file, text in (
-        (KEY, made.leaf.key_pem),
-        (CHAIN, made.leaf.chain_pem),
-        (BUNDLE, bundle),
-        (SERVER, f"{status.appliance}.sluice.{status.trust_domain}\n"),
-    ):
-        with open(os.open(out / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-            opened.write(text)
+    write_folder(
+        out,
+        {
+            KEY: made.leaf.key_pem,
+            CHAIN: made.leaf.chain_pem,
+            BUNDLE: bundle,
+            SERVER: f"{status.appliance}.sluice.{status.trust_domain}\n",
+        },
+    )
     console.print(f"{identity} is in {out}, good until {when(made.not_after)}.")
+    if not is_new:
+        console.print(
+            f"The one before it is good until it runs out, unless you `sluice ca revoke-admin "
+            f"{name}` and make this one anew."
+        )
+
+
+@ca.command("revoke-admin")
+@click.argument("name")
+@click.pass_obj
+def ca_revoke_admin(context: Context, name: str) -> None:
+    """Have the admin API refuse, at once, all certificates made for NAME so far."""
+    live = _ask(context, lambda client: client.operator_leaves(name))
+    if not live:
+        raise NotFound(f"{name} holds no certificate that is good still")
+    serials = [each.serial for each in live]
+    context.call(lambda client: client.revoke_operator(name, serials))
+    console.print(f"{len(serials)} certificates of {name} are refused from now on.")
 
 
 @ca.command("import")

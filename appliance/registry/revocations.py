@@ -5,12 +5,20 @@ Owns the table. Ours are told to peers in order; a peer's hold for its own trust
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from appliance.registry.store import Store
 
 SERIAL_KEPT_S = 2 * 86_400  # the CA signs for a day at most (ca.issue.TTL_MAX_S)
+
+
+_SERIAL = re.compile(r"[0-9a-f]{1,40}")
+
+
+def is_serial(text: str) -> bool:
+    return _SERIAL.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +88,10 @@ class Revocations:
     def _insert(
         self, trust_domain: str, serial: str | None, spiffe_id: str | None, host: str, now: int
     ) -> None:
+        # The table's UNIQUE does not hold for what is NULL.
         self._store.run(
-            "INSERT OR IGNORE INTO revocations (time, trust_domain, serial, spiffe_id, host)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO revocations (time, trust_domain, serial, spiffe_id, host)"
+            " SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM revocations"
+            " WHERE trust_domain = ?2 AND serial IS ?3 AND spiffe_id IS ?4)",
             (now, trust_domain, serial, spiffe_id, host),
         )

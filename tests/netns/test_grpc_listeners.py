@@ -109,6 +109,32 @@ def test_the_admin_api(
     assert call(mesh, mesh.b.site.spec.ports.admin, roots, files) == says
 
 
+def test_an_admins_certificates_are_revoked_by_name(mesh: Mesh, tmp_path: Path) -> None:
+    def made(out: Path) -> list[str]:
+        done = mesh.cli(mesh.b, "ca", "admin", "eve", "--out", str(out))
+        assert done.returncode == 0, done.stderr
+        files = (out / "chain.pem", out / "key.pem")
+        return call(mesh, mesh.b.site.spec.ports.admin, out / "bundle.pem", files)
+
+    let_in = ["OK", LET_IN_BUT_NOTHING_WAITS]
+    assert made(tmp_path / "first") == let_in
+    assert made(tmp_path / "second") == let_in
+    refused = mesh.cli(mesh.b, "ca", "admin", "eve", "--viewer", "--out", str(tmp_path / "first"))
+    assert (refused.returncode, "name another folder" in refused.stderr) == (4, True)
+
+    done = mesh.cli(mesh.b, "ca", "revoke-admin", "eve")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "2 certificates of eve are refused from now on.\n",
+    )
+    files = tuple(tmp_path / "second" / name for name in ("chain.pem", "key.pem"))
+    roots = tmp_path / "second" / "bundle.pem"
+    said = call(mesh, mesh.b.site.spec.ports.admin, roots, files)
+    assert said == ["PERMISSION_DENIED"] * 2
+    assert made(tmp_path / "first") == let_in  # anew, into the same folder
+    assert mesh.cli(mesh.b, "ca", "revoke-admin", "nobody").returncode == 3
+
+
 def test_an_admins_leaf_that_ran_out(mesh: Mesh, tmp_path: Path) -> None:
     admin = "spiffe://b.example/sluice/admin/eve"
     files, roots = shown(mesh, tmp_path, mesh.authority(mesh.b), admin, age_s=120)

@@ -131,6 +131,7 @@ def writes(stub: Any) -> dict[str, Any]:
         "invite peer": stub.InvitePeer(name),
         "add peer": stub.AddPeer(pb.AddPeerRequest(name="x", address="198.18.0.9", code="c")),
         "remove peer": stub.RemovePeer(name),
+        "revoke operator": stub.RevokeOperator(pb.RevokeOperatorRequest(name="x")),
         "restart": stub.RestartDataplane(pb.ListRequest()),
     }
 
@@ -148,6 +149,40 @@ async def test_readers_change_nothing(api: Api) -> None:
     assert "status" not in desk.supervisor.asked
     plan = await client.apply([ONE], dry_run=True)
     assert [change.what for change in plan.changes] == ["created"]
+
+
+async def test_readers_may_try_what_a_change_would_do(api: Api) -> None:
+    desk, client, stub = api
+    desk.caller = Caller("ann", Role.WRITE)
+    two = own("Service", "two", "{ports: [{port: 80}]}")
+    first = (await stub.Apply(pb.ApplyRequest(sources=[pb.Source(text=ONE[1])]))).revision
+    await stub.Apply(pb.ApplyRequest(sources=[pb.Source(text=two)]))
+    before = desk.world.revisions.current
+    desk.caller = Caller("uid 1000", Role.READ)
+    plan = await client.delete("service", "default", "one", dry_run=True)
+    assert [(change.name, change.what) for change in plan.changes] == [("one", "deleted")]
+    plan = await client.rollback(first, dry_run=True)
+    assert [(c.name, c.what) for c in plan.changes if c.what != "unchanged"] == [("two", "deleted")]
+    assert desk.world.revisions.current == before
+
+
+async def last(updates: AsyncIterator[pb.Update]) -> None:
+    async for _ in updates:
+        pass
+
+
+async def test_a_watcher_that_is_revoked_sees_no_more(api: Api) -> None:
+    desk, client, _ = api
+    desk.caller = Caller("ann", Role.READ)
+    updates = client.watch(status=True, interval_ms=100)
+    await anext(updates)
+
+    def refuse(context: object) -> Caller:
+        raise Denied("ann is revoked")
+
+    desk.service.caller = refuse
+    with pytest.raises(Denied, match="ann is revoked"):
+        await asyncio.wait_for(last(updates), 20)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root writes without a group")

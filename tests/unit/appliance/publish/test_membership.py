@@ -351,3 +351,14 @@ async def test_a_revocation_waits_for_connected_peers_only(world: World) -> None
         await waiting
         await notes.hear(4, 0.01, lambda name: True)  # gives up
     assert world.peers.heard() == {"b": 3}
+
+
+async def test_an_admins_certificates_are_refused_at_once(world: World) -> None:
+    await world.membership.revoke_operator("eva", ["ab12", "cd"], "root")
+    assert set(world.view.now.denied_serials) == {("a.example", "ab12"), ("a.example", "cd")}
+    await world.membership.revoke_operator("eva", ["cd"], "root")  # again, as after a lost answer
+    assert len(world.view.now.denied_serials) == 2
+    assert world.audit.entries()[0].detail == "eva: 1 certificates"
+    for name, serials in (("e/a", ["ab"]), ("eva", ["AB"]), ("eva", [""]), ("eva", ["1"] * 1001)):
+        with pytest.raises(InvalidInput):
+            await world.membership.revoke_operator(name, serials, "root")
