@@ -10,6 +10,7 @@ from appliance.compile.authn import Authentication, Demand
 from appliance.compile.authz import Authorization
 from appliance.compile.hosts import host_grade, host_id, leaf_key, sources
 from appliance.compile.mesh import Mesh
+from appliance.compile.offload import offload
 from appliance.compile.services import ServiceView
 from appliance.compile.sets import (
     SetKey,
@@ -124,6 +125,7 @@ def compile(mesh: Mesh, leaves: Mapping[str, Leaf], version: int) -> Snapshot:
         policies=build.authorization.policies(),
         names=tuple(build.names),
         denied=tuple(dict.fromkeys(_denied(registry))),
+        offload=offload(mesh.model),
     )
 
 

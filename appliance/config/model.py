@@ -12,6 +12,7 @@ import yaml
 from appliance.config import istio, own
 from appliance.config.field import Spec
 from appliance.config.notes import Level, Note, dotted
+from appliance.config.offload import OffloadProfile
 from appliance.config.tree import STRING_TAG, Node, plain_scalar
 
 ROOT_NAMESPACE = "istio-system"  # policies here hold for every namespace
@@ -27,6 +28,7 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Spec]]] = {
     (NETWORKING, "DestinationRule"): (("v1", "v1beta1", "v1alpha3"), istio.DestinationRule),
     (OWN, "Service"): (("v1",), own.Service),
     (OWN, "Host"): (("v1",), own.Host),
+    (OWN, "OffloadProfile"): (("v1",), OffloadProfile),
 }
 
 S = TypeVar("S", bound=Spec)

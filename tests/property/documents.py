@@ -165,6 +165,15 @@ HOST = st.fixed_dictionaries(
     {"addresses": some(ADDRESSES)},
     optional={"mac": st.just("02:00:00:00:00:01"), "interface": st.just("eth1")},
 )
+OFFLOAD = st.fixed_dictionaries(
+    {},
+    optional={
+        "prefer": st.sampled_from(["auto", "user", "ktls", "nic", "openssl"]),
+        "minimumBytes": st.integers(0, 2**40),
+        "tls": st.sampled_from([{}, {"minVersion": "1.2"}, {"minVersion": "1.3"}]),
+        "ciphers": some(st.sampled_from(["AES_128_GCM", "AES_256_GCM", "CHACHA20_POLY1305"])),
+    },
+)
 
 KINDS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
     "AuthorizationPolicy": ("security.istio.io/v1", AUTHORIZATION),
@@ -174,6 +183,7 @@ KINDS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
     "WorkloadEntry": ("networking.istio.io/v1", WORKLOAD),
     "Service": ("sluice.dev/v1", SERVICE),
     "Host": ("sluice.dev/v1", HOST),
+    "OffloadProfile": ("sluice.dev/v1", OFFLOAD),
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from appliance.compile.mesh import Mesh
 from appliance.config.notes import Level, Note
-from appliance.config.verify import definitions, fields, policies, traffic
+from appliance.config.verify import definitions, fields, offload, policies, traffic
 from appliance.config.verify.context import Context
 
 __all__ = ["refusals", "verify"]
@@ -24,6 +24,7 @@ def verify(mesh: Mesh) -> list[Note]:
         *definitions.notes(context),
         *traffic.notes(context),
         *policies.notes(context),
+        *offload.notes(context),
     ]
     return sorted(notes, key=lambda note: (note.file, note.line, note.path, note.text))
 
