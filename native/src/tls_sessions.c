@@ -10,74 +10,27 @@
 #include <stdlib.h>
 
 #include "clock.h"
+#include "lru.h"
 #include "tls_internal.h"
 
-enum { NONE = -1 };
-
 struct entry {
-    uint8_t key[TLS_HASH_SIZE];
     uint8_t bundle_fingerprint[TLS_HASH_SIZE]; /* vouched for the server */
     SSL_SESSION *session;        /* owned; NULL = slot is free */
     int64_t expires_s;           /* CLOCK_REALTIME: ticket, our leaf or theirs */
-    int32_t newer, older;        /* by use; a free slot's older is the next free one */
-    int32_t next;                /* same bucket */
 };
 
 struct tls_sessions {
     struct tls_context *ctx;     /* borrowed */
-    struct entry *entries;       /* owned */
-    int32_t *buckets;            /* owned */
-    uint32_t bucket_mask;
-    int32_t newest, oldest, free;
-    size_t count_max;
+    struct lru *slots;           /* owned; by session_key */
+    struct entry *entries;       /* owned; a slot each */
 };
-
-static int32_t *bucket_of(struct tls_sessions *sessions, const uint8_t *key)
-{
-    uint32_t hash;
-    memcpy(&hash, key, sizeof(hash)); /* SHA-256: any bits will do */
-    return &sessions->buckets[hash & sessions->bucket_mask];
-}
-
-static int32_t find(struct tls_sessions *sessions, const uint8_t *key)
-{
-    int32_t at = *bucket_of(sessions, key);
-    while (at != NONE && memcmp(sessions->entries[at].key, key, TLS_HASH_SIZE) != 0)
-        at = sessions->entries[at].next;
-    return at;
-}
-
-static void age_unlink(struct tls_sessions *sessions, int32_t at)
-{
-    struct entry *entry = &sessions->entries[at];
-    *(entry->newer != NONE ? &sessions->entries[entry->newer].older : &sessions->newest) =
-        entry->older;
-    *(entry->older != NONE ? &sessions->entries[entry->older].newer : &sessions->oldest) =
-        entry->newer;
-}
-
-static void age_push(struct tls_sessions *sessions, int32_t at)
-{
-    struct entry *entry = &sessions->entries[at];
-    entry->newer = NONE;
-    entry->older = sessions->newest;
-    *(sessions->newest != NONE ? &sessions->entries[sessions->newest].newer : &sessions->oldest) =
-        at;
-    sessions->newest = at;
-}
+static_assert((int)TLS_HASH_SIZE == LRU_KEY_SIZE, "session_key is a slot's key");
 
 static void drop(struct tls_sessions *sessions, int32_t at)
 {
-    struct entry *entry = &sessions->entries[at];
-    int32_t *link = bucket_of(sessions, entry->key);
-    while (*link != at)
-        link = &sessions->entries[*link].next;
-    *link = entry->next;
-    age_unlink(sessions, at);
-    SSL_SESSION_free(entry->session);
-    entry->session = NULL;
-    entry->older = sessions->free;
-    sessions->free = at;
+    SSL_SESSION_free(sessions->entries[at].session);
+    sessions->entries[at].session = NULL;
+    lru_remove(sessions->slots, at);
 }
 
 /* OpenSSL has parsed a NewSessionTicket. Keeps a copy, since OpenSSL spoils its own when the
@@ -86,7 +39,7 @@ static int on_session(SSL *ssl, SSL_SESSION *session)
 {
     struct tls *tls = SSL_get_app_data(ssl);
     struct tls_sessions *sessions = tls->sessions;
-    if (sessions == NULL || sessions->count_max == 0 || !tls->established)
+    if (sessions == NULL || !tls->established)
         return 0;
     const int64_t now_s = clock_real_s();
     int64_t expires_s = now_s + (int64_t)SSL_SESSION_get_ticket_lifetime_hint(session);
@@ -98,22 +51,16 @@ static int on_session(SSL *ssl, SSL_SESSION *session)
     if (copy == NULL)
         return 0;
 
-    int32_t at = find(sessions, tls->session_key);
-    if (at != NONE)
+    int32_t at = lru_find(sessions->slots, tls->session_key);
+    if (at != LRU_NONE)
         drop(sessions, at);
-    else if (sessions->free == NONE)
-        drop(sessions, sessions->oldest);
-    at = sessions->free;
+    else if (lru_is_full(sessions->slots))
+        drop(sessions, lru_oldest(sessions->slots));
+    at = lru_add(sessions->slots, tls->session_key);
     struct entry *entry = &sessions->entries[at];
-    sessions->free = entry->older;
-    memcpy(entry->key, tls->session_key, TLS_HASH_SIZE);
     memcpy(entry->bundle_fingerprint, tls->bundle_fingerprint, TLS_HASH_SIZE);
     entry->session = copy;
     entry->expires_s = expires_s;
-    int32_t *bucket = bucket_of(sessions, entry->key);
-    entry->next = *bucket;
-    *bucket = at;
-    age_push(sessions, at);
     return 0;
 }
 
@@ -133,6 +80,11 @@ static void hash_field(EVP_MD_CTX *hash, const void *data, size_t len)
 
 void tls_sessions_key(struct tls *tls)
 {
+    const struct lru *slots = tls->sessions->slots;
+    if (lru_is_full(slots) && lru_oldest(slots) == LRU_NONE) { /* room for none */
+        tls->sessions = NULL;
+        return;
+    }
     EVP_MD_CTX *hash = EVP_MD_CTX_new();
     if (hash == NULL || !EVP_DigestInit_ex2(hash, EVP_sha256(), NULL)) {
         EVP_MD_CTX_free(hash);
@@ -154,10 +106,10 @@ void tls_sessions_key(struct tls *tls)
 void tls_sessions_offer(struct tls *tls, const struct dp_snapshot *snap)
 {
     struct tls_sessions *sessions = tls->sessions;
-    if (sessions == NULL || sessions->count_max == 0)
+    if (sessions == NULL)
         return;
-    int32_t at = find(sessions, tls->session_key);
-    if (at == NONE)
+    int32_t at = lru_find(sessions->slots, tls->session_key);
+    if (at == LRU_NONE)
         return;
     struct entry *entry = &sessions->entries[at];
     struct tls_peer peer;
@@ -175,16 +127,15 @@ void tls_sessions_offer(struct tls *tls, const struct dp_snapshot *snap)
     if (!is_offered)
         return;
     memcpy(tls->bundle_fingerprint, entry->bundle_fingerprint, TLS_HASH_SIZE);
-    age_unlink(sessions, at);
-    age_push(sessions, at);
+    lru_touch(sessions->slots, at);
 }
 
 void tls_sessions_forget(struct tls *tls)
 {
-    if (tls->sessions == NULL || tls->sessions->count_max == 0)
+    if (tls->sessions == NULL)
         return;
-    int32_t at = find(tls->sessions, tls->session_key);
-    if (at != NONE)
+    int32_t at = lru_find(tls->sessions->slots, tls->session_key);
+    if (at != LRU_NONE)
         drop(tls->sessions, at);
 }
 
@@ -195,30 +146,18 @@ const struct tls_context *tls_sessions_context(const struct tls_sessions *sessio
 
 int tls_sessions_new(struct tls_context *ctx, size_t sessions_max, struct tls_sessions **ret)
 {
-    if (sessions_max > INT32_MAX / 4)
-        return -EINVAL;
     struct tls_sessions *sessions = calloc(1, sizeof(*sessions));
     if (sessions == NULL)
         return -ENOMEM;
-    uint32_t buckets = 1;
-    while (buckets < 2 * sessions_max)
-        buckets *= 2;
     sessions->ctx = ctx;
-    sessions->count_max = sessions_max;
-    sessions->bucket_mask = buckets - 1;
-    sessions->newest = sessions->oldest = NONE;
-    sessions->entries = calloc(sessions_max > 0 ? sessions_max : 1, sizeof(struct entry));
-    sessions->buckets = malloc(buckets * sizeof(int32_t));
-    if (sessions->entries == NULL || sessions->buckets == NULL) {
-        tls_sessions_free(sessions);
-        return -ENOMEM;
+    int r = lru_new(sessions_max, &sessions->slots);
+    if (r == 0) {
+        sessions->entries = calloc(sessions_max > 0 ? sessions_max : 1, sizeof(struct entry));
+        r = sessions->entries != NULL ? 0 : -ENOMEM;
     }
-    for (uint32_t i = 0; i < buckets; i++)
-        sessions->buckets[i] = NONE;
-    sessions->free = NONE;
-    for (int32_t i = (int32_t)sessions_max - 1; i >= 0; i--) {
-        sessions->entries[i].older = sessions->free;
-        sessions->free = i;
+    if (r < 0) {
+        tls_sessions_free(sessions);
+        return r;
     }
     *ret = sessions;
     return 0;
@@ -226,17 +165,17 @@ int tls_sessions_new(struct tls_context *ctx, size_t sessions_max, struct tls_se
 
 void tls_sessions_clear(struct tls_sessions *sessions)
 {
-    while (sessions->oldest != NONE)
-        drop(sessions, sessions->oldest);
+    while (lru_oldest(sessions->slots) != LRU_NONE)
+        drop(sessions, lru_oldest(sessions->slots));
 }
 
 void tls_sessions_free(struct tls_sessions *sessions)
 {
     if (sessions == NULL)
         return;
-    if (sessions->entries != NULL && sessions->buckets != NULL)
+    if (sessions->slots != NULL)
         tls_sessions_clear(sessions);
+    lru_free(sessions->slots);
     free(sessions->entries);
-    free(sessions->buckets);
     free(sessions);
 }

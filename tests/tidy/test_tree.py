@@ -20,6 +20,7 @@ C_LAYERS = (
     (
         "arena",
         "table",
+        "lru",
         "pool",
         "pipe",
         "timer",
