@@ -194,9 +194,10 @@ void stream_drop_endpoint(struct stream *s)
     s->endpoint_held = false;
 }
 
-void stream_want_records(struct stream *s, struct tls *tls)
+void stream_prepare_tls(struct stream *s, struct tls *tls)
 {
     struct stream_env *env = s->env;
+    tls_use_chains(tls, env->chains);
     if (env->records == NULL)
         return;
     if (env->config->records == DP_RECORD_KTLS)

@@ -30,6 +30,7 @@ struct stream_env {              /* what a worker's streams share; owned by the 
     struct relay relay;
     struct tls_context *tls;     /* borrowed from the engine */
     struct tls_sessions *sessions;
+    struct tls_chains *chains;
     struct buffers *records;     /* for records of our own; NULL = OpenSSL's are used */
     const struct dp_snapshot *snapshot; /* counted; set before the first stream */
     struct sets *sets;           /* owned; what the snapshot and later swaps say */
@@ -143,8 +144,8 @@ void leg_close(struct stream *s, struct leg *leg, bool reset);
 /* The kernel's word on a leg that nobody reads from just now. 0, or -errno: it was reset. */
 DP_MUST_CHECK int leg_error(const struct leg *leg);
 void stream_drop_endpoint(struct stream *s); /* the up leg, and its connection in the set */
-/* Asks a new leg's TLS for the records that the configuration wants. */
-void stream_want_records(struct stream *s, struct tls *tls);
+/* Readies a new leg's TLS: what it remembers of peers, and the records that are wanted. */
+void stream_prepare_tls(struct stream *s, struct tls *tls);
 /* One step of a leg's TLS handshake, within the turn's budget. 1 = done, leg->record is set;
  * 0 = wait; <0 = refused, and tls_reason and tls_detail say why. */
 DP_MUST_CHECK int leg_handshake(struct stream *s, struct leg *leg);

@@ -29,7 +29,7 @@ enum outcome down_handshake_enter(struct stream *s)
 {
     if (tls_new_server(s->env->tls, s->down.source.fd, &s->down.tls) < 0)
         return stream_refuse(s, DP_REASON_INTERNAL, "no memory for a TLS connection");
-    stream_want_records(s, s->down.tls);
+    stream_prepare_tls(s, s->down.tls);
     s->down.started_ns = clock_ns();
     stream_arm(s, s->env->config->handshake_timeout_ms);
     return down_handshake(s);

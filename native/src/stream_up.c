@@ -220,7 +220,7 @@ enum outcome up_handshake_enter(struct stream *s)
     int r = tls_new_client(s->env->tls, s->env->sessions, s->up.source.fd, &client, &s->up.tls);
     if (r < 0)
         return stream_refuse(s, DP_REASON_INTERNAL, "TLS client: %s", strerrordesc_np(-r));
-    stream_want_records(s, s->up.tls);
+    stream_prepare_tls(s, s->up.tls);
     s->up.started_ns = clock_ns();
     stream_arm(s, s->env->config->handshake_timeout_ms);
     return up_handshake(s);

@@ -320,6 +320,12 @@ int tls_new_client(struct tls_context *ctx, struct tls_sessions *sessions, int f
     return 0;
 }
 
+void tls_use_chains(struct tls *tls, struct tls_chains *chains)
+{
+    assert(!tls->started);
+    tls->chains = chains;
+}
+
 void tls_want_user_records(struct tls *tls, struct buffers *buffers)
 {
     assert(!tls->started);
@@ -441,15 +447,17 @@ static bool complete(struct tls *tls, const struct dp_snapshot *snap)
         return false;
     }
     if (SSL_session_reused(tls->ssl)) {
-        if (!tls_verify_resumed(tls, SSL_get0_peer_certificate(tls->ssl), tls->bundle_fingerprint,
-                                snap, &tls->peer, &tls->refusal))
+        X509 *leaf = SSL_get0_peer_certificate(tls->ssl);
+        if (!tls_verify_resumed(tls, leaf, tls->bundle_fingerprint, snap, &tls->peer,
+                                &tls->refusal))
             return false;
+        if (tls_verify_keep(tls, leaf, SSL_get_peer_cert_chain(tls->ssl)) < 0) {
+            tls_refuse(&tls->refusal, DP_REASON_INTERNAL,
+                       "out of memory for the peer's certificates");
+            return false;
+        }
     } else if (tls->peer.id[0] == '\0') { /* cannot be: verification is required */
         tls_refuse(&tls->refusal, DP_REASON_INTERNAL, "peer was not verified");
-        return false;
-    }
-    if (tls_verify_keep(tls) < 0) {
-        tls_refuse(&tls->refusal, DP_REASON_INTERNAL, "out of memory for the peer's certificates");
         return false;
     }
     tls->established = true;

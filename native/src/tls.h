@@ -9,9 +9,11 @@
 #include "buffer.h"
 #include "record.h"
 #include "snapshot.h"
+#include "stats.h"
 
 struct tls_context;  /* one a process: SSL_CTXs, ticket keys; safe to share between threads */
 struct tls_sessions; /* one a worker: client sessions to resume, LRU, bounded; outlives its legs */
+struct tls_chains;   /* one a worker: peers' chains found good, LRU, bounded; outlives its legs */
 struct tls;          /* one leg, from its first byte */
 
 /* ALPN names protocol and link version. Highest common version wins. */
@@ -53,10 +55,17 @@ DP_MUST_CHECK int tls_sessions_new(struct tls_context *ctx, size_t sessions_max,
 void tls_sessions_free(struct tls_sessions *sessions);
 void tls_sessions_clear(struct tls_sessions *sessions); /* e.g. a leaf or deny list changed */
 
+/* chains_max, 1 or more, whether clients' or servers'. stats, borrowed, counts what was remembered
+ * and what had to go for want of room. */
+DP_MUST_CHECK int tls_chains_new(size_t chains_max, struct stats *stats, struct tls_chains **ret);
+void tls_chains_free(struct tls_chains *chains); /* accepts NULL */
+
 DP_MUST_CHECK int tls_new_server(struct tls_context *ctx, int fd, struct tls **ret);
 /* -EINVAL: no leaf, no or too many expected IDs, or an SNI that is no host name. */
 DP_MUST_CHECK int tls_new_client(struct tls_context *ctx, struct tls_sessions *sessions, int fd,
                                  const struct tls_client *client, struct tls **ret);
+/* A chain that is in there need not be verified again. Before the first tls_handshake. */
+void tls_use_chains(struct tls *tls, struct tls_chains *chains);
 /* After the handshake: records of our own (record_user.h), if the suite is one of theirs; else
  * OpenSSL's. Before the first tls_handshake. buffers, borrowed until tls_free, are of the sizes
  * that record_user.h says. */

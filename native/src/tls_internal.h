@@ -1,6 +1,6 @@
 /* tls_internal.h: what the files of one TLS leg share: tls (contexts, handshake), tls_verify (who
- * is the peer), tls_tickets (server's side of resumption), tls_sessions (client's side), tls_bio
- * (the socket), record_openssl (the bytes) and tls_user (the bytes handed over to our own records).
+ * is the peer), tls_chains (whose chain was good before), tls_tickets (server's side of
+ * resumption), tls_sessions (client's side), tls_bio (the socket), record_openssl (the bytes) and tls_user (the bytes handed over to our own records).
  * Nobody else includes it. */
 #ifndef SLUICE_TLS_INTERNAL_H
 #define SLUICE_TLS_INTERNAL_H
@@ -24,6 +24,12 @@ struct tls_context {
     uint8_t link_version_max;    /* of ours */
 };
 
+struct tls_known {               /* a chain that was found good */
+    uint8_t bundle_fingerprint[TLS_HASH_SIZE]; /* of the bundle that vouched for it */
+    int64_t from_s, until_s;     /* CLOCK_REALTIME: when all its certificates, anchor too, count */
+    struct tls_peer peer;
+};
+
 struct tls_refusal {
     uint16_t reason;             /* enum dp_reason; NONE = not refused */
     char detail[DP_DETAIL_MAX + 1];
@@ -36,6 +42,7 @@ struct tls {
     SSL *ssl;                    /* owned; its app data is this; NULL once records are ours */
     struct tls_context *ctx;     /* borrowed */
     struct tls_sessions *sessions; /* borrowed until tls_free; NULL for a server */
+    struct tls_chains *chains;   /* borrowed until tls_free; NULL = every chain is verified */
     const struct dp_leaf *leaf;  /* counted; what we show; NULL until a server knows the SNI */
     const struct dp_snapshot *snap; /* borrowed during tls_handshake, else NULL */
     char **expected;             /* owned, one block; client */
@@ -89,6 +96,13 @@ DP_MUST_CHECK bool tls_verify_resumed(const struct tls *tls, X509 *cert,
                                       const struct dp_snapshot *snap, struct tls_peer *ret_peer,
                                       struct tls_refusal *refusal);
 
+/* tls_chains.c. The key is of tls->chain and of what we are; false: no key, so nothing is known.
+ * What is found, borrowed until the next tls_chains_add, is within its dates and vouched for by the
+ * bundle that tls->snap has; else it is forgotten. To be added it must not be there. */
+DP_MUST_CHECK bool tls_chains_key(const struct tls *tls, uint8_t *ret);
+const struct tls_known *tls_chains_find(const struct tls *tls, const uint8_t *key, int64_t now_s);
+void tls_chains_add(const struct tls *tls, const uint8_t *key, const struct tls_known *known);
+
 /* tls_tickets.c */
 DP_MUST_CHECK int tls_tickets_new(struct tls_tickets **ret); /* with a random key */
 void tls_tickets_free(struct tls_tickets *tickets);
@@ -102,8 +116,8 @@ void tls_sessions_offer(struct tls *tls, const struct dp_snapshot *snap);
 void tls_sessions_forget(struct tls *tls);
 const struct tls_context *tls_sessions_context(const struct tls_sessions *sessions);
 
-/* Keeps what tls_peer_recheck needs of a full handshake's certificates; -ENOMEM. */
-DP_MUST_CHECK int tls_verify_keep(struct tls *tls);
+/* Keeps the peer's certificates, for tls_peer_recheck and tls_chains.c; -ENOMEM. */
+DP_MUST_CHECK int tls_verify_keep(struct tls *tls, X509 *leaf, STACK_OF(X509) *others);
 
 /* tls_user.c */
 void tls_user_attach(SSL_CTX *ctx);

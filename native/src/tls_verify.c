@@ -138,12 +138,36 @@ static void refuse_chain(const struct tls_peer *peer, X509 *cert, int error, int
     }
 }
 
+/* When the chain that led to the bundle counts: all its certificates, the anchor too. Never, if a
+ * date cannot be read. */
+static void chain_dates(X509_STORE_CTX *store_ctx, int64_t *ret_from_s, int64_t *ret_until_s)
+{
+    STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(store_ctx);
+    *ret_from_s = INT64_MIN;
+    *ret_until_s = INT64_MAX;
+    for (int i = 0; i < sk_X509_num(chain); i++) {
+        const X509 *cert = sk_X509_value(chain, i);
+        int64_t from_s, until_s;
+        if (!time_seconds(X509_get0_notBefore(cert), &from_s) ||
+            !time_seconds(X509_get0_notAfter(cert), &until_s)) { /* though OpenSSL just could */
+            *ret_until_s = INT64_MIN;
+            return;
+        }
+        if (from_s > *ret_from_s)
+            *ret_from_s = from_s;
+        if (until_s < *ret_until_s)
+            *ret_until_s = until_s;
+    }
+}
+
 /* Chain, dates and purpose against one bundle. Bundles' certificates are anchors whether or not
- * they are self-signed: a site's CA may be an intermediate. Returns an X509_V_… code. */
+ * they are self-signed: a site's CA may be an intermediate. Returns an X509_V_… code, and the dates
+ * with X509_V_OK. */
 static int verify_chain(X509 *cert, STACK_OF(X509) *others, const struct dp_bundle *bundle,
-                        int purpose, int64_t now_s, const struct tls_peer *peer,
+                        int purpose, int64_t now_s, struct tls_known *known,
                         struct tls_refusal *refusal)
 {
+    const struct tls_peer *peer = &known->peer;
     int error = X509_V_ERR_OUT_OF_MEM;
     X509_STORE_CTX *store_ctx = X509_STORE_CTX_new();
     if (store_ctx != NULL && X509_STORE_CTX_init(store_ctx, bundle->store, cert, others) &&
@@ -155,6 +179,8 @@ static int verify_chain(X509 *cert, STACK_OF(X509) *others, const struct dp_bund
         (void)X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
         if (X509_verify_cert(store_ctx) == 1) {
             error = X509_V_OK;
+            memcpy(known->bundle_fingerprint, bundle->fingerprint, TLS_HASH_SIZE);
+            chain_dates(store_ctx, &known->from_s, &known->until_s);
         } else {
             error = X509_STORE_CTX_get_error(store_ctx);
             if (error == X509_V_OK)
@@ -215,29 +241,47 @@ static const struct dp_bundle *find_bundle(const struct dp_snapshot *snap,
     return bundle;
 }
 
-/* Returns X509_V_OK, or the code whose alert the peer gets. */
+/* May this peer, whose chain is good, come in? Returns X509_V_OK, or the code whose alert it gets. */
+static int admit(struct tls *tls, const struct tls_known *known, int64_t now_s)
+{
+    struct tls_refusal *refusal = &tls->refusal;
+    if (!is_in_standing(&known->peer, tls->snap, now_s, refusal))
+        return refusal->reason == DP_REASON_REVOKED ? X509_V_ERR_CERT_REVOKED
+                                                    : X509_V_ERR_CERT_HAS_EXPIRED;
+    if (!is_expected(tls, &known->peer, refusal))
+        return X509_V_ERR_CERT_REJECTED;
+    tls->peer = known->peer;
+    memcpy(tls->bundle_fingerprint, known->bundle_fingerprint, TLS_HASH_SIZE);
+    return X509_V_OK;
+}
+
+/* Who is this, and may it come in? As admit. */
 static int verify_peer(struct tls *tls, X509 *cert, STACK_OF(X509) *others)
 {
     const int64_t now_s = clock_real_s();
     struct tls_refusal *refusal = &tls->refusal;
-    struct tls_peer peer;
-    if (!read_leaf(cert, &peer, refusal))
+    if (tls_verify_keep(tls, cert, others) < 0) {
+        tls_refuse(refusal, DP_REASON_INTERNAL, "out of memory for the peer's certificates");
+        return X509_V_ERR_OUT_OF_MEM;
+    }
+    uint8_t key[TLS_HASH_SIZE];
+    bool has_key = tls_chains_key(tls, key);
+    const struct tls_known *remembered = has_key ? tls_chains_find(tls, key, now_s) : NULL;
+    if (remembered != NULL)
+        return admit(tls, remembered, now_s);
+    struct tls_known known;
+    if (!read_leaf(cert, &known.peer, refusal))
         return X509_V_ERR_CERT_REJECTED;
-    const struct dp_bundle *bundle = find_bundle(tls->snap, &peer, refusal);
+    const struct dp_bundle *bundle = find_bundle(tls->snap, &known.peer, refusal);
     if (bundle == NULL)
         return X509_V_ERR_CERT_UNTRUSTED;
     int purpose = tls->is_server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER;
-    int error = verify_chain(cert, others, bundle, purpose, now_s, &peer, refusal);
-    if (error != X509_V_OK)
-        return error;
-    if (!is_in_standing(&peer, tls->snap, now_s, refusal))
-        return refusal->reason == DP_REASON_REVOKED ? X509_V_ERR_CERT_REVOKED
-                                                    : X509_V_ERR_CERT_HAS_EXPIRED;
-    if (!is_expected(tls, &peer, refusal))
-        return X509_V_ERR_CERT_REJECTED;
-    tls->peer = peer;
-    memcpy(tls->bundle_fingerprint, bundle->fingerprint, TLS_HASH_SIZE);
-    return X509_V_OK;
+    int error = verify_chain(cert, others, bundle, purpose, now_s, &known, refusal);
+    if (error == X509_V_OK)
+        error = admit(tls, &known, now_s);
+    if (error == X509_V_OK && has_key)
+        tls_chains_add(tls, key, &known);
+    return error;
 }
 
 int tls_verify_callback(X509_STORE_CTX *outer, void *arg)
@@ -277,27 +321,34 @@ bool tls_verify_resumed(const struct tls *tls, X509 *cert, const uint8_t *bundle
     return true;
 }
 
-/* The certificates are needed again when a bundle changes, and may have to outlive the SSL: DER is
- * a tenth of what OpenSSL's own objects take. */
-int tls_verify_keep(struct tls *tls)
+/* Their DER's size, written to ret if that is not NULL; -ENOMEM. */
+static int encode_chain(X509 *leaf, STACK_OF(X509) *others, uint8_t *ret)
 {
-    X509 *leaf = SSL_get0_peer_certificate(tls->ssl);
-    STACK_OF(X509) *others = SSL_get_peer_cert_chain(tls->ssl);
     int count = others != NULL ? sk_X509_num(others) : 0, total = 0;
     for (int i = -1; i < count; i++) {
-        int len = i2d_X509(i < 0 ? leaf : sk_X509_value(others, i), NULL);
+        X509 *cert = i < 0 ? leaf : sk_X509_value(others, i);
+        if (i >= 0 && cert == leaf) /* OpenSSL counts it among them at times */
+            continue;
+        int len = i2d_X509(cert, ret != NULL ? &ret : NULL);
         if (len <= 0)
             return -ENOMEM;
         total += len;
     }
-    uint8_t *at = tls->chain = malloc((size_t)total);
-    if (at == NULL)
+    return total;
+}
+
+/* The certificates are needed again when a bundle changes, and may have to outlive the SSL: DER is
+ * a tenth of what OpenSSL's own objects take. */
+int tls_verify_keep(struct tls *tls, X509 *leaf, STACK_OF(X509) *others)
+{
+    int len = encode_chain(leaf, others, NULL);
+    uint8_t *chain = len > 0 ? malloc((size_t)len) : NULL;
+    if (chain == NULL)
         return -ENOMEM;
-    for (int i = -1; i < count; i++)
-        if (i2d_X509(i < 0 ? leaf : sk_X509_value(others, i), &at) <= 0)
-            return -ENOMEM;
-    tls->chain_len = (size_t)total;
-    return 0;
+    free(tls->chain);
+    tls->chain = chain;
+    tls->chain_len = (size_t)len;
+    return encode_chain(leaf, others, chain) == len ? 0 : -ENOMEM;
 }
 
 /* What was kept, as OpenSSL's objects: false = no memory. Both are the caller's to free. */
@@ -333,8 +384,9 @@ static void recheck_chain(struct tls *tls, const struct dp_bundle *bundle, int64
         return;
     }
     int purpose = tls->is_server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER;
-    if (verify_chain(leaf, others, bundle, purpose, now_s, &tls->peer, refusal) == X509_V_OK)
-        memcpy(tls->bundle_fingerprint, bundle->fingerprint, TLS_HASH_SIZE);
+    struct tls_known known = {.peer = tls->peer};
+    if (verify_chain(leaf, others, bundle, purpose, now_s, &known, refusal) == X509_V_OK)
+        memcpy(tls->bundle_fingerprint, known.bundle_fingerprint, TLS_HASH_SIZE);
     X509_free(leaf);
     sk_X509_pop_free(others, X509_free);
 }

@@ -21,6 +21,7 @@ enum {
     ACCEPTS_PER_TURN = 64,       /* a listener */
     ACCEPT_PAUSE_MS = 100,       /* after the kernel had no descriptor or memory for one */
     WALK_SLICE = 256,            /* streams looked at in a turn */
+    CHAINS_MAX = 4096,           /* peers remembered: 3 MiB a worker, touched as they come */
     LARGE_BUFFERS_MAX = 256,     /* 64 MiB a worker, touched only if that many ends are slow */
     STRANGERS_PART = 4,          /* of the streams: a quarter at most may be strangers' */
 };
@@ -279,6 +280,8 @@ static int env_init(struct stream_env *env, const dp_config *config, uint16_t nu
         r = pool_new(ejection_size(), EJECTIONS_MAX, &env->ejections);
     if (r == 0)
         r = tls_sessions_new(tls, config->sessions_max, &env->sessions);
+    if (r == 0)
+        r = tls_chains_new(CHAINS_MAX, env->stats, &env->chains);
     if (r < 0)
         return r;
     env->timers = loop_timers(env->loop);
@@ -294,6 +297,7 @@ static int env_init(struct stream_env *env, const dp_config *config, uint16_t nu
 
 static void env_fini(struct stream_env *env)
 {
+    tls_chains_free(env->chains);
     tls_sessions_free(env->sessions);
     sets_free(env->sets);
     snapshot_unref(env->snapshot);

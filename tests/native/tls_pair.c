@@ -92,12 +92,14 @@ void sites_init(struct sites *sites)
     MUST(tls_context_new(&sites->ctx_b) == 0);
     MUST(tls_sessions_new(sites->ctx_a, SESSIONS_MAX, &sites->sessions) == 0);
     MUST(stats_new(&sites->stats) == 0);
+    MUST(tls_chains_new(SITES_CHAINS_MAX, sites->stats, &sites->chains) == 0);
     sites->buffers = sites_buffers(sites->stats);
 }
 
 void sites_fini(struct sites *sites)
 {
     buffers_free(sites->buffers);
+    tls_chains_free(sites->chains);
     stats_free(sites->stats);
     tls_sessions_free(sites->sessions);
     tls_context_free(sites->ctx_a);
@@ -166,6 +168,8 @@ void pair_open(struct pair *pair, struct sites *sites, const struct dp_leaf *lea
         .leaf = leaf, .sni = sni, .expected = &expected_id, .expected_count = 1};
     MUST(tls_new_client(sites->ctx_a, sites->sessions, fds[0], &client, &pair->client) == 0);
     MUST(tls_new_server(sites->ctx_b, fds[1], &pair->server) == 0);
+    tls_use_chains(pair->client, sites->chains);
+    tls_use_chains(pair->server, sites->chains);
     want_records(pair->client, pair_client_layer, sites->buffers);
     want_records(pair->server, pair_server_layer, sites->buffers);
 }

@@ -28,6 +28,8 @@ struct dp_snapshot *snapshot_make(const struct snapshot_spec *spec);
 extern uint8_t pair_client_layer, pair_server_layer;
 bool pair_wants_kernel(void);
 
+enum { SITES_CHAINS_MAX = 4 };
+
 struct sites {
     struct pki_ca ca_a, ca_b;
     struct dp_bundle *bundle_a, *bundle_b;
@@ -37,6 +39,7 @@ struct sites {
     struct dp_snapshot *snap_a, *snap_b;
     struct tls_context *ctx_a, *ctx_b;
     struct tls_sessions *sessions;        /* of ctx_a */
+    struct tls_chains *chains;            /* of all legs; SITES_CHAINS_MAX */
     struct stats *stats;
     struct buffers *buffers;              /* for our own records, of one thread */
 };
