@@ -5,7 +5,7 @@
 #   make tsan            the C tests under ThreadSanitizer
 #   make qemu            kernel TLS on Debian's 6.12 kernel, in an emulator (under 3 minutes)
 #   make fuzz T=link     mutate one parser's input (needs clang)
-#   make bench S=l4-plain [ROUNDS=n] [ARGS=…]   against haproxy, nginx, Envoy; see perf/README.md
+#   make bench [S=l4-plain] [ROUNDS=n] [ARGS=…]   against haproxy, nginx, Envoy; see perf/README.md
 #   make fix             format and fix what tools can
 #   make install         onto this Debian machine; `make uninstall` takes it all back
 

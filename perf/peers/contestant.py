@@ -38,6 +38,7 @@ class Task:
     buffer_bytes: int = 65_536  # where a peer lets one choose
     resume: bool = True  # TLS sessions between the pair
     records: str = ""  # the product's record layer; "" = its default
+    tree: Path | None = None  # another checkout, built, whose data plane runs; None = this one
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from appliance.supervisor.tree import commands
 from dataplane import snapshot as s
 from dataplane.client import Dataplanes
 from dataplane.events import EventKind, FlowEvent, Reason
-from perf.peers.contestant import LOOPBACK, Contestant, Task, Wiring
+from perf.peers.contestant import LOOPBACK, Contestant, Start, Task, Wiring
 from perf.pki import CLIENT_PATH, SERVER_PATH, Authority
 from perf.process import BenchError
 
@@ -148,6 +148,8 @@ class Box:
             pinned += ("--records", self._task.records)
         if not self._task.resume:
             pinned += ("--sessions", "0")
+        if self._task.tree is not None:
+            pinned = ("env", f"PYTHONPATH={self._task.tree}", *pinned)
         return replace(command, argv=pinned), self._files()
 
     @contextlib.contextmanager
@@ -299,6 +301,11 @@ def contestant(task: Task, running: tuple[Box, ...], name: str = "sluice") -> Co
 
 
 @contextlib.asynccontextmanager
-async def start(task: Task) -> AsyncIterator[Contestant]:
+async def start(task: Task, name: str = "sluice") -> AsyncIterator[Contestant]:
     async with boxes(task) as running:
-        yield contestant(task, running)
+        yield contestant(task, running, name)
+
+
+def of_tree(tree: Path) -> Start:
+    """The data plane of another checkout, told by this one's supervisor and client."""
+    return lambda task: start(replace(task, tree=tree), "before")

@@ -13,7 +13,7 @@ from perf.bench import ORIGIN, Bench, Result
 from perf.peers.contestant import Contestant, Profile, Wiring
 from perf.scenarios.l4_plain import PEERS
 
-RATE = 1_000
+RATE = 2_000
 CONNECTIONS = 32
 
 
@@ -26,7 +26,7 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
             got = await load.requests(
                 contestant, ORIGIN, seconds, CONNECTIONS, rate=RATE, bulk=streams
             )
-            found |= {f"{name}_p50_us": got["p50_us"], f"{name}_p99_us": got["p99_us"]}
+            found |= {f"{name}_{each}": got[each] for each in ("p50_us", "p99_us", "cpu_us")}
         return {**found, "p99_growth": found["beside_p99_us"] / found["alone_p99_us"]}
 
     for wiring in Wiring:
@@ -36,5 +36,7 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
                 wiring,
                 Profile.MESH,
                 await bench.interleave(running, both),
+                null="null-copy",
+                null_metric="alone_cpu_us",
                 notes={"rate": RATE},
             )

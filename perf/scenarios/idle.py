@@ -39,11 +39,11 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
     rounds: dict[str, list[dict[str, float]]] = {}
     draw = random.Random(bench.options.seed)
     for number in range(bench.options.rounds):
-        names = [name for name in PEERS if bench.wanted(name)]
-        draw.shuffle(names)
-        for name in names:
+        starts = list(bench.wanted(PEERS).items())
+        draw.shuffle(starts)
+        for name, start in starts:
             task = bench.task(Wiring.PAIR, Profile.MESH, buffer_bytes=BUFFER_BYTES)
-            async with PEERS[name](task) as contestant:
+            async with start(task) as contestant:
                 rounds.setdefault(name, []).append(await _each(contestant))
         bench.say(f"  round {number + 1} of {bench.options.rounds}")
     yield Result("idle", Profile.MESH, rounds, notes={"streams": STREAMS})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from perf import load_generator as load
 from perf.bench import ORIGIN, Bench, Result
 from perf.peers import envoy, haproxy, nginx, null, sluice
-from perf.peers.contestant import Contestant, Start, Wiring
+from perf.peers.contestant import Contestant, Profile, Start, Wiring
 
 PEERS: dict[str, Start] = {
     "sluice": sluice.start,
@@ -25,35 +25,40 @@ LOAD_PART = 0.4  # of the slowest contestant's rate, for latency by the clock
 async def run(
     bench: Bench, peers: dict[str, Start] = PEERS, wiring: Wiring = Wiring.PLAIN
 ) -> AsyncIterator[Result]:
-    seconds = bench.options.seconds
-
-    async def bulk(contestant: Contestant) -> dict[str, float]:
-        return await load.bulk(contestant, ORIGIN, seconds)
-
-    async def small(contestant: Contestant) -> dict[str, float]:
-        return await load.requests(contestant, ORIGIN, seconds)
-
     for profile in bench.options.profiles:
         async with bench.contestants(peers, wiring, profile) as running:
-            yield Result(
-                "bulk",
-                profile,
-                await bench.interleave(running, bulk),
-                null=NULL_BULK,
-                null_metric="cpu_s_gib",
-            )
-            rounds = await bench.interleave(running, small)
-            yield Result("small", profile, rounds, null=NULL_SMALL)
-            slowest = min(each["rate"] for found in rounds.values() for each in found)
-            rate = round(slowest * LOAD_PART)
+            if bench.measures("bulk"):
+                yield await _bulk(bench, profile, running)
+            if bench.measures("small"):
+                yield await _small(bench, profile, running)
+            # A log or a check of the certificate is no matter between two requests.
+            if profile is Profile.MESH and bench.measures("latency"):
+                yield await _latency(bench, profile, running)
 
-            async def paced(contestant: Contestant, rate: int = rate) -> dict[str, float]:
-                return await load.requests(contestant, ORIGIN, seconds, rate=rate)
 
-            yield Result(
-                "latency",
-                profile,
-                await bench.interleave(running, paced),
-                null=NULL_SMALL,
-                notes={"rate": rate},
-            )
+async def _bulk(bench: Bench, profile: Profile, running: Sequence[Contestant]) -> Result:
+    async def trial(contestant: Contestant) -> dict[str, float]:
+        return await load.bulk(contestant, ORIGIN, bench.options.seconds)
+
+    rounds = await bench.interleave(running, trial)
+    return Result("bulk", profile, rounds, null=NULL_BULK, null_metric="cpu_s_gib")
+
+
+async def _small(bench: Bench, profile: Profile, running: Sequence[Contestant]) -> Result:
+    async def trial(contestant: Contestant) -> dict[str, float]:
+        return await load.requests(contestant, ORIGIN, bench.options.seconds)
+
+    return Result("small", profile, await bench.interleave(running, trial), null=NULL_SMALL)
+
+
+async def _latency(bench: Bench, profile: Profile, running: Sequence[Contestant]) -> Result:
+    """At a rate that each of them can serve."""
+    seconds = bench.options.seconds
+    rates = [(await load.requests(each, ORIGIN, seconds))["rate"] for each in running]
+    rate = round(min(rates) * LOAD_PART)
+
+    async def trial(contestant: Contestant) -> dict[str, float]:
+        return await load.requests(contestant, ORIGIN, seconds, rate=rate)
+
+    rounds = await bench.interleave(running, trial)
+    return Result("latency", profile, rounds, null=NULL_SMALL, notes={"rate": rate})

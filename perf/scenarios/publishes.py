@@ -1,6 +1,8 @@
 """Ten publishes a second beside requests by the clock: does anybody notice?
 
 The same process with and without them, interleaved: whole snapshots in turn with single sets.
+Who publishes, this harness here, shares the proxy's processor, as the daemon on a box with as many
+workers as processors does; the clients' processor is theirs alone.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import replace
 
 from dataplane import snapshot as s
 from perf import load_generator as load
+from perf import machine
 from perf.bench import ORIGIN, OURS, Bench, Result
 from perf.peers import sluice
 from perf.peers.contestant import Contestant, Profile, Wiring
@@ -55,6 +58,7 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
         async def trial(contestant: Contestant) -> dict[str, float]:
             if contestant is quiet:
                 return await load.requests(contestant, ORIGIN, seconds, rate=RATE)
+            machine.settle_on(bench.options.proxy_processor)
             publisher = asyncio.ensure_future(publishing.run())
             try:
                 metrics = await load.requests(contestant, ORIGIN, seconds, rate=RATE)
@@ -62,6 +66,7 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
                 publisher.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await publisher
+                machine.settle_on(bench.options.load_processor)
             return metrics
 
         rounds = await bench.interleave([quiet, busy], trial)
