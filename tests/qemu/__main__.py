@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from . import initrd, kernel
+from . import initrd, kernel, module
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "qemu"
@@ -36,11 +36,11 @@ def cannot() -> str | None:
     return None
 
 
-def _command(guest: kernel.Kernel, archive: Path) -> list[str]:
+def _command(guest: kernel.Kernel, archive: Path, adapter: Path) -> list[str]:
     script = Path(__file__).with_name("guest.sh")
     append = (
         "console=ttyS0 quiet panic=-1 mitigations=off "
-        f"sluice.script={script} sluice.modules={guest.modules} "
+        f"sluice.script={script} sluice.modules={guest.modules} sluice.adapter={adapter} "
         f"sluice.only={os.environ.get('T', '')} sluice.case={os.environ.get('CASE', '')}"
     )
     return [
@@ -81,6 +81,7 @@ def main() -> int:
         return 1
     try:
         guest = kernel.get(BUILD)
+        adapter = module.build(BUILD, guest)
         archive = BUILD / "initrd.cpio"
         archive.write_bytes(initrd.build(guest))
     except kernel.KernelError as error:
@@ -91,7 +92,7 @@ def main() -> int:
         return 1
     print(f"booting Debian's kernel {guest.release} ({guest.package})", flush=True)
     began = time.monotonic()
-    lines = _boot(_command(guest, archive))
+    lines = _boot(_command(guest, archive, adapter))
     verdicts = [line for line in lines if line.startswith("sluice-guest: ")]
     passed = sum(line.startswith(("ok ", "PASSED ")) for line in lines)
     failed = sum(line.startswith(("not ok ", "FAILED ", "ERROR ")) for line in lines)

@@ -15,12 +15,16 @@ parameter() {
     sed -n "s/.*sluice\.$1=\([^ ]*\).*/\1/p" /proc/cmdline
 }
 
+announce() {
+    echo "# $1, after $(cut -d. -f1 /proc/uptime) s"
+}
+
 # usage: run <what> <command …>: one of the parts; it must have moved connections to the kernel
 run() {
     what=$1
     shift
+    announce "$what"
     tx=$(counter TlsTxSw) rx=$(counter TlsRxSw)
-    echo "# $what, after $(cut -d. -f1 /proc/uptime) s"
     "$@" || failed=1
     tx=$(($(counter TlsTxSw) - tx)) rx=$(($(counter TlsRxSw) - rx))
     if [ "$tx" -gt 0 ] && [ "$rx" -gt 0 ]; then
@@ -33,12 +37,19 @@ run() {
 
 echo "guest: $(uname -sr), up after $(cut -d' ' -f1 /proc/uptime) s"
 ip link set lo up
-modprobe tls
+modprobe -a tls gf128mul
+insmod "$(parameter adapter)"
 export TEST_RECORDS=kernel
 for program in build/qemu/native/guest_* build/qemu/native/test_*; do
     case $program in *_*"$(parameter only)"*) ;; *) continue ;; esac
     [ -x "$program" ] || continue
-    run "${program##*/}" "$program" $(parameter case)
+    case $program in
+    *_nic) # looks at its own namespaces
+        announce guest_nic
+        "$program" $(parameter case) || failed=1
+        ;;
+    *) run "${program##*/}" "$program" $(parameter case) ;;
+    esac
 done
 echo "guest: done after $(cut -d' ' -f1 /proc/uptime) s"
 echo "sluice-guest: verdict $failed"

@@ -1,6 +1,7 @@
 """Gets Debian's newest 6.12 kernel by apt, whose signatures vouch for it, and unpacks it.
 
-Owns build/qemu/; never installs a kernel on this machine and needs no root.
+And its headers, to build a module. Owns build/qemu/; never installs a kernel on this machine and
+needs no root.
 """
 
 from __future__ import annotations
@@ -62,35 +63,58 @@ def newest_package() -> tuple[str, str]:
     return newest
 
 
+def _unpacked(build: Path, packages: list[str], version: str) -> Path:
+    """Where the packages are unpacked under build; downloaded unless they are there already."""
+    root = build / f"{packages[0]}_{version.replace(':', '%3a')}"
+    if root.exists():
+        return root
+    partial = build / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    names = [f"{package}={version}" for package in packages]
+    _output("apt-get", "-q", "download", *names, cwd=partial)
+    unpacked = partial / "root"
+    for deb in partial.glob("*.deb"):
+        _output("dpkg-deb", "-x", str(deb), str(unpacked))
+    unpacked.rename(root)
+    shutil.rmtree(partial)
+    return root
+
+
 def get(build: Path) -> Kernel:
     """The kernel, downloaded and unpacked under build unless it is there already."""
     package, version = newest_package()
     release = package.removeprefix("linux-image-")
-    root = build / f"{package}_{version.replace(':', '%3a')}"
+    root = _unpacked(build, [package], version)
+    lib = root / "usr/lib" if (root / "usr/lib/modules").exists() else root / "lib"
     kernel = Kernel(
         release=release,
         package=version,
         image=root / "boot" / f"vmlinuz-{release}",
-        modules=root / "lib" / "modules" / release,
+        modules=lib / "modules" / release,
     )
-    if (kernel.modules / "modules.dep").exists():
-        return kernel
-    partial = build / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(root, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _output("apt-get", "-q", "download", f"{package}={version}", cwd=partial)
-    (deb,) = partial.glob("*.deb")
-    unpacked = partial / "root"
-    _output("dpkg-deb", "-x", str(deb), str(unpacked))
-    if (unpacked / "usr/lib/modules").exists():  # where newer packages put them
-        (unpacked / "usr/lib/modules").rename(unpacked / "lib-modules")
-        (unpacked / "lib").mkdir(exist_ok=True)
-        (unpacked / "lib-modules").rename(unpacked / "lib/modules")
-    depmod = shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if depmod is None:
-        raise KernelError("depmod is missing: apt install kmod")
-    _output(depmod, "-b", str(unpacked), release)
-    unpacked.rename(root)
-    shutil.rmtree(partial)
+    if not (kernel.modules / "modules.dep").exists():
+        depmod = shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin:/bin")
+        if depmod is None:
+            raise KernelError("depmod is missing: apt install kmod")
+        (root / "lib").mkdir(exist_ok=True)
+        if lib != root / "lib":  # where newer packages put them, and depmod does not look
+            (root / "lib/modules").symlink_to("../usr/lib/modules")
+        _output(depmod, "-b", str(root), release)
     return kernel
+
+
+def headers(build: Path, kernel: Kernel) -> Path:
+    """What modules for this kernel are built against."""
+    package = f"linux-headers-{kernel.release}"
+    depends = _output("apt-cache", "depends", f"{package}={kernel.package}")
+    others = re.findall(r"Depends: (linux-(?:headers|kbuild)-\S+)$", depends, re.M)
+    root = _unpacked(build, [package, *others], kernel.package)
+    tree = root / "usr/src" / package
+    makefile = tree / "Makefile"
+    # It names the other package by where that would be installed.
+    here = re.sub(
+        r"^include .*/usr/src/(?=linux-)", f"include {root}/usr/src/", makefile.read_text()
+    )
+    makefile.write_text(here)
+    return tree
