@@ -140,7 +140,7 @@ class Host:
     """A source known by address (agentless: `address`), or by its own leaf (`agent_id`)."""
 
     name: str
-    grade: Grade
+    grade: Grade  # NONE = revoked: refused whatever a service lets in
     leaf: str | None  # key of a Leaf; None = bound, but no identity in use
     address: Address | None = None
     agent_id: str | None = None

@@ -11,10 +11,10 @@ from appliance.config.model import AnyDocument
 from appliance.identity import workload_id
 from appliance.observe.audit import Entry
 from appliance.observe.flows import Flow
-from appliance.registry.model import Endpoint, Host, HostKind, Peer, ServicePort
+from appliance.registry.model import Endpoint, Host, HostKind, HostState, Peer, ServicePort
 from appliance.registry.revisions import Revision
 from appliance.site import Site
-from dataplane.events import FlowEvent, FlowKind, Reason
+from dataplane.events import Fallback, FlowEvent, FlowKind, Reason
 from dataplane.snapshot import Address
 
 Ejected = Callable[[str, str, int], bool]
@@ -47,7 +47,9 @@ def service(
     hosts: Mapping[str, Host],
     ejected: Ejected,
     mtls: str,
+    revoked: Iterable[Endpoint] = (),
 ) -> pb.Service:
+    """revoked: endpoints of revoked hosts, which the view has no more."""
     remote_ids = [id for remote in view.remotes for id in remote.service.identities]
     return pb.Service(
         name=view.name,
@@ -59,7 +61,7 @@ def service(
         endpoints=[
             *(
                 _endpoint(view, each, port, site, hosts, ejected)
-                for each in view.endpoints
+                for each in (*view.endpoints, *revoked)
                 for port in view.ports
                 if port.number in view.local_ports
             ),
@@ -102,6 +104,7 @@ def _endpoint(
         ejected=ejected(view.key, str(endpoint.address), reached),
         kind="agent" if agent else "plain",
         weight=endpoint.weight,
+        revoked=known is not None and known.state is HostState.REVOKED,
     )
 
 
@@ -175,7 +178,7 @@ def audit(entry: Entry) -> pb.AuditEntry:
 
 def flow(value: Flow) -> pb.Flow:
     event = value.event
-    tls, cipher = _encrypted_leg(event)
+    tls, cipher, fallback = _encrypted_leg(event)
     return pb.Flow(
         flow_id=event.flow_id,
         state=value.state,
@@ -192,6 +195,7 @@ def flow(value: Flow) -> pb.Flow:
         up_layer=event.up_layer.name.lower(),
         tls_version=tls,
         cipher=cipher,
+        fallback="" if fallback is Fallback.NONE else fallback.name.lower(),
         bytes_up=event.bytes_up,
         bytes_down=event.bytes_down,
         connect_ms=event.connect_ns / 1e6,
@@ -204,9 +208,11 @@ def flow(value: Flow) -> pb.Flow:
     )
 
 
-def _encrypted_leg(event: FlowEvent) -> tuple[str, str]:
-    """TLS version and cipher of the leg that crosses the network between sites or to an agent."""
-    up, down = (event.up_tls, event.up_cipher), (event.down_tls, event.down_cipher)
+def _encrypted_leg(event: FlowEvent) -> tuple[str, str, Fallback]:
+    """Of the leg that crosses the network between sites or to an agent: TLS version, cipher, and
+    why its records are where they are."""
+    up = event.up_tls, event.up_cipher, event.up_fallback
+    down = event.down_tls, event.down_cipher, event.down_fallback
     first, second = (down, up) if event.flow is FlowKind.INBOUND else (up, down)
     return first if first[0] else second
 

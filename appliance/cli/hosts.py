@@ -148,8 +148,9 @@ def _endpoints(item: pb.Service) -> str:
     return (
         "\n".join(
             f"{e.name} {e.address}:{e.port}"
-            + ("" if e.healthy else " unhealthy")
-            + (" ejected" if e.ejected else "")
+            + (" revoked" if e.revoked else "")
+            + ("" if e.healthy or e.revoked else " unhealthy")
+            + (" ejected" if e.ejected and not e.revoked else "")
             for e in item.endpoints
         )
         or "none"

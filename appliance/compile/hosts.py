@@ -71,10 +71,15 @@ def leaf_key(spiffe_id: str, grade: Grade | None) -> str:
 def sources(
     by_name: Mapping[str, Host], trust_domain: str, leaves: Mapping[str, object]
 ) -> tuple[snapshot.Host, ...]:
-    """What the data plane knows sources by: each address once, each agent's identity once."""
+    """What the data plane knows sources by: each address once, each agent's identity once.
+
+    A revoked host is known too, until it is removed or another has its address: an unknown source
+    would be let in where a service is PERMISSIVE.
+    """
     taken: set[Address | str] = set()
     found: list[snapshot.Host] = []
-    for host in (by_name[name] for name in sorted(by_name)):
+    ordered = [by_name[name] for name in sorted(by_name)]
+    for host in ordered:
         spiffe_id = host_id(host, trust_domain)
         if host.state is not HostState.ACTIVE or spiffe_id is None:
             continue
@@ -90,4 +95,10 @@ def sources(
             if address not in taken:
                 taken.add(address)
                 found.append(snapshot.Host(host.name, grade, leaf, address=address))
+    for host in ordered:
+        if host.state is HostState.REVOKED:
+            for address in host.addresses:
+                if address not in taken:
+                    taken.add(address)
+                    found.append(snapshot.Host(host.name, Grade.NONE, None, address=address))
     return tuple(found)

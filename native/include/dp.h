@@ -294,7 +294,8 @@ int dp_snapshot_add_own_address(dp_snapshot *snap, const uint8_t *addr);
 int dp_snapshot_add_denied_serial(dp_snapshot *snap, const char *trust_domain,
                                   const uint8_t *serial, size_t len);
 int dp_snapshot_add_denied_id(dp_snapshot *snap, const char *spiffe_id);
-/* A host known by address: its streams get this leaf and this grade. */
+/* A host known by address: its streams get this leaf and this grade. DP_GRADE_NONE: it was revoked,
+ * and is refused whatever a service lets in. */
 int dp_snapshot_add_host(dp_snapshot *snap, const uint8_t *addr, uint8_t grade, uint32_t leaf,
                          const char *name);
 /* A host that comes with its own leaf (grade key): which delegated leaf to go on with. */

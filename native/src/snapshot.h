@@ -60,7 +60,7 @@ struct service {
 
 struct host {                    /* a source known by address, or by its own leaf */
     const char *name;
-    uint8_t grade;
+    uint8_t grade;               /* DP_GRADE_NONE = revoked */
     const struct dp_leaf *leaf;  /* delegated; NULL = known but without identity in use */
 };
 

@@ -7,6 +7,8 @@
 #include "clock.h"
 #include "policy.h"
 
+static const char revoked[] = "the source's identity is on the deny list";
+
 static uint16_t say(uint16_t reason, char *detail, const char *text)
 {
     snprintf(detail, DP_DETAIL_MAX + 1, "%s", text);
@@ -26,7 +28,7 @@ static uint16_t take_leaf(struct stream *s, const struct dp_leaf *leaf)
     if (leaf == NULL)
         return DP_REASON_NONE;
     if (leaf_denied(s->env->snapshot, leaf))
-        return say(DP_REASON_REVOKED, s->detail, "the source's identity is on the deny list");
+        return say(DP_REASON_REVOKED, s->detail, revoked);
     if (leaf->not_after_s <= clock_real_s()) {
         s->leaf_expired = true;
         return DP_REASON_NONE;
@@ -74,15 +76,13 @@ uint16_t stream_route_transparent(struct stream *s)
     uint16_t reason = DP_REASON_NONE;
     if (host != NULL) {
         s->grade = host->grade;
-        reason = take_leaf(s, host->leaf);
+        reason = host->grade == DP_GRADE_NONE ? DP_REASON_REVOKED : take_leaf(s, host->leaf);
         if (host->leaf != NULL && !s->leaf_expired)
             snprintf(s->src_id, sizeof(s->src_id), "%s", host->leaf->id);
     }
     /* The service is looked up even for a denied source, so that the event can name it. */
     uint16_t routed = route_to_vip(s);
-    return reason != DP_REASON_NONE
-               ? say(reason, s->detail, "the source's identity is on the deny list")
-               : routed;
+    return reason != DP_REASON_NONE ? say(reason, s->detail, revoked) : routed;
 }
 
 /* A host's agent with the host's own leaf: it may speak for its own address only. */
@@ -176,8 +176,8 @@ static uint16_t review_source(struct stream *s, char *detail)
     const struct host *host =
         s->agent ? snapshot_agent(snap, s->src_id) : snapshot_host(snap, s->src_addr);
     const struct dp_leaf *leaf = host != NULL ? host->leaf : NULL;
-    if (leaf != NULL && leaf_denied(snap, leaf))
-        return say(DP_REASON_REVOKED, detail, "the source's identity is on the deny list");
+    if (host != NULL && (host->grade == DP_GRADE_NONE || (leaf != NULL && leaf_denied(snap, leaf))))
+        return say(DP_REASON_REVOKED, detail, revoked);
     if (s->agent)
         return host != NULL ? DP_REASON_NONE
                             : say(DP_REASON_REAUTHORIZED, detail, "the host is not enrolled any more");

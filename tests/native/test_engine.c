@@ -990,6 +990,28 @@ static void publish_revokes_and_expires(void)
     pair_fini(p);
 }
 
+/* Who is unknown may use a PERMISSIVE service; who is known to be revoked may not. */
+static void revoked_host(void)
+{
+    struct pair *p = &pair;
+    local_init(p);
+    p->a.service.mtls = DP_MTLS_PERMISSIVE;
+    p->a.has_host = false;
+    site_start(&p->a);
+    if (CHECK(pair_open(p)) && CHECK(site_echo(p->client, p->accepted))) {
+        p->a.has_host = true;
+        p->a.host_grade = DP_GRADE_NONE;
+        CHECK_INT(site_publish(&p->a), 0);
+        expect_closed(p, &p->a, DP_REASON_REVOKED);
+    }
+    p->client = site_connect(&p->a, "127.0.1.1");
+    CHECK(site_was_reset(p->client));
+    const struct site_event *event = site_wait_event(&p->a, DP_EVENT_REFUSED);
+    if (CHECK(event != NULL))
+        CHECK_INT(event->head.reason, DP_REASON_REVOKED);
+    local_fini(p);
+}
+
 static void publish_limits(void)
 {
     struct pair *p = &pair;
@@ -1252,6 +1274,7 @@ SITE_TEST_MAIN(TEST(local_stream), TEST(mesh_stream), TEST(mesh_resumes), TEST(s
           TEST(proxy_header_for_the_service), TEST(transparent_source),
           TEST(denied_at_the_source), TEST(denied_at_the_destination),
           TEST(unknown_source_and_routes), TEST(weak_grade), TEST(denied_identity),
+          TEST(revoked_host),
           TEST(no_identity_to_cross_with), TEST(peer_is_not_trusted), TEST(peer_is_somebody_else),
           TEST(no_route_at_the_destination), TEST(inbound_goes_no_further),
           TEST(retry_and_ejection), TEST(every_endpoint_fails),

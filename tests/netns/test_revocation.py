@@ -171,8 +171,39 @@ def test_a_service_of_a_revoked_host_is_served_nowhere(mesh: Mesh) -> None:
             return any(each.healthy for s in services if s.name == "shop" for each in s.endpoints)
 
         until("the peer knowing that nobody serves it", lambda: not healthy())
+        listed = mesh.call(mesh.a, lambda client: client.services())
+        assert [e.revoked for s in listed if s.name == "shop" for e in s.endpoints] == [True]
         for host, site in (("a1", mesh.a), ("b1", mesh.b)):
             since = time.time()
             assert mesh.ask(host, "shop", 7000) in REFUSED
             flow = mesh.flow(site, since, service="shop.default", state="refused")
             assert flow.reason == "no_endpoint"
+
+
+PERMISSIVE = """\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: lax, namespace: default}
+spec: {selector: {matchLabels: {app: web}}, mtls: {mode: PERMISSIVE}}
+"""
+
+
+def test_a_revoked_host_is_out_where_strangers_are_let_in(mesh: Mesh) -> None:
+    stranger, address = "198.18.0.96", "198.18.0.97"
+    mesh.apply(mesh.a, PERMISSIVE)
+    try:
+        with mesh.address(stranger), mesh.guest(address, "lost4"):
+            for source in (stranger, address):
+                assert mesh.ask("a2", "web", 8080, source=source).startswith("web")
+            namespace, vip = mesh.a.hosts["a2"].namespace, mesh.vip(mesh.a, "web")
+            with connect(namespace, vip, 8080, address) as open_:
+                assert line(open_).startswith("web")
+                mesh.call(mesh.a, lambda client: client.revoke_host("lost4"))
+                assert ended(open_) in REFUSED
+            since = time.time()
+            assert mesh.ask("a2", "web", 8080, source=address) in REFUSED
+            flow = mesh.flow(mesh.a, since, service="web.default", state="refused")
+            assert flow.reason == "revoked"
+            assert mesh.ask("a2", "web", 8080, source=stranger).startswith("web")
+    finally:
+        mesh.call(mesh.a, lambda c: c.delete("PeerAuthentication", "default", "lax"))

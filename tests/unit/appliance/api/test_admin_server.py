@@ -24,6 +24,7 @@ from appliance.observe.flows import Flows
 from appliance.observe.traffic import Traffic
 from appliance.paths import Paths
 from appliance.registry.health import Health
+from appliance.registry.nic_settings import NicSettings
 from appliance.report import Reporter, Troubles
 from dataplane.events import EventKind, FlowKind, Reason, RecordLayer
 from dataplane.snapshot import Grade
@@ -50,6 +51,7 @@ class Desk:
         self.world = world = World(path)
         self.flows, self.traffic, self.troubles = Flows(), Traffic(), Troubles({})
         self.supervisor = Supervisor()
+        self.offload = Offload(SITE, lambda: "auto", self.supervisor, NicSettings(world.store))
         self.paths = Paths(path / "state", path / "run")
         self.paths.daemon_run.mkdir(parents=True)
         reporter = Reporter(
@@ -76,6 +78,7 @@ class Desk:
             supervisor=self.supervisor,
             peer_detail=lambda name: "",
             dropped=lambda: 3,
+            offload=self.offload,
         )
         self.reporter = reporter
 
@@ -368,7 +371,11 @@ async def test_revocation_says_who_has_heard(api: Api) -> None:
     reply = await client.revoke_host("web1")
     assert (list(reply.peers_told), list(reply.peers_not_told)) == ([], [])
     assert reply.streams_closed == 1
-    assert desk.world.plane.now.hosts == ()
+    assert [(h.name, h.grade) for h in desk.world.plane.now.hosts] == [("web1", Grade.NONE)]
+    (listed,) = await client.services()
+    assert [(e.name, e.revoked) for e in listed.endpoints] == [("web1", True)]
+    (set_,) = {each.endpoints for each in desk.world.plane.now.sets}
+    assert set_ == ()
     denied = [each.spiffe_id for each in desk.world.plane.now.denied]
     assert denied == ["spiffe://a.example/ns/default/sa/web1"]
 

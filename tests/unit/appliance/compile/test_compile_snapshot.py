@@ -68,9 +68,23 @@ def test_hosts_are_known_by_what_binds_them() -> None:
 def test_hosts_that_are_not_active_are_nobody(state: HostState) -> None:
     registry = replace(REGISTRY, hosts=(replace(DB1, state=state), WEB1, WEB2))
     snapshot = compiled(registry=registry)
-    assert "db1" not in {source.name for source in snapshot.hosts}
+    assert {source.grade for source in snapshot.hosts if source.name == "db1"} <= {Grade.NONE}
     assert ("db1", "198.18.0.21", 5432) not in endpoints("db.default:5432", registry=registry)
     assert f"{DB_ID}|port" not in {leaf.key for leaf in snapshot.leaves}
+
+
+def test_a_revoked_host_is_known_as_such_until_another_has_its_address() -> None:
+    db1 = replace(DB1, state=HostState.REVOKED)
+    agent = replace(WEB2, state=HostState.REVOKED, addresses=(ip_address("198.18.0.13"),))
+    registry = replace(REGISTRY, hosts=(db1, WEB1, agent))
+    revoked = [each for each in compiled(registry=registry).hosts if each.grade is Grade.NONE]
+    assert [(each.name, each.leaf, each.address) for each in revoked] == [
+        ("db1", None, DB1.addresses[0]),
+        ("web2", None, agent.addresses[0]),
+    ]
+    heir = replace(DB1, name="zz")
+    found = compiled(registry=replace(registry, hosts=(db1, heir))).hosts
+    assert [(each.name, each.grade) for each in found] == [("zz", Grade.PORT)]
 
 
 def test_an_address_is_one_hosts_and_an_agents_identity_too() -> None:
