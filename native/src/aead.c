@@ -12,12 +12,13 @@
 enum { KEY_ALIGN = 64 };
 
 static CRYPTO_ONCE once = CRYPTO_ONCE_STATIC_INIT;
-static EVP_CIPHER *ciphers[3]; /* owned by the process; by the suite's number from 0x1301 on */
+enum { AES_128, AES_256, CHACHA20, CIPHERS };
+static EVP_CIPHER *ciphers[CIPHERS]; /* owned by the process */
 
 static void fetch(void)
 {
-    static const char *const names[] = {"AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305"};
-    for (size_t i = 0; i < DP_COUNT(names); i++)
+    static const char *const names[CIPHERS] = {"AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305"};
+    for (size_t i = 0; i < CIPHERS; i++)
         ciphers[i] = EVP_CIPHER_fetch(NULL, names[i], NULL);
 }
 
@@ -59,9 +60,10 @@ int aead_init(struct aead *aead, uint16_t cipher, const uint8_t *key, bool seals
         return -ENOMEM;
     *aead = (struct aead){.seals = seals};
     const struct aead_gcm *gcm = NULL;
-    if (engine == AEAD_BEST && cipher != 0x1303)
+    int which = cipher == 0x1303 ? CHACHA20 : key_bytes == 16 ? AES_128 : AES_256;
+    if (engine == AEAD_BEST && which != CHACHA20)
         gcm = aead_gcm_find(key_bytes);
-    return gcm != NULL ? init_gcm(aead, gcm, key) : init_evp(aead, ciphers[cipher - 0x1301], key);
+    return gcm != NULL ? init_gcm(aead, gcm, key) : init_evp(aead, ciphers[which], key);
 }
 
 void aead_fini(struct aead *aead)
@@ -109,12 +111,13 @@ static int open_evp(EVP_CIPHER_CTX *ctx, const uint8_t *nonce, const uint8_t *aa
                     const uint8_t *in, size_t len, uint8_t *out, uint8_t *ret_last)
 {
     int n;
+    uint8_t spare[EVP_MAX_BLOCK_LENGTH]; /* nothing is left for it */
     if (!EVP_DecryptInit_ex2(ctx, NULL, NULL, nonce, NULL) ||
         !EVP_DecryptUpdate(ctx, NULL, &n, aad, (int)aad_len) ||
         (len > 1 && !EVP_DecryptUpdate(ctx, out, &n, in, (int)len - 1)) ||
-        !EVP_DecryptUpdate(ctx, ret_last, &n, in + len - 1, 1) ||
+        (len > 0 && !EVP_DecryptUpdate(ctx, ret_last, &n, in + len - 1, 1)) ||
         !EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, AEAD_TAG_SIZE, (uint8_t *)in + len) ||
-        !EVP_DecryptFinal_ex(ctx, ret_last, &n))
+        !EVP_DecryptFinal_ex(ctx, spare, &n))
         return -EBADMSG;
     return 0;
 }
@@ -122,7 +125,7 @@ static int open_evp(EVP_CIPHER_CTX *ctx, const uint8_t *nonce, const uint8_t *aa
 int aead_open(struct aead *aead, const uint8_t *nonce, const uint8_t *aad, size_t aad_len,
               const uint8_t *in, size_t len, uint8_t *out, uint8_t *ret_last)
 {
-    assert(!aead->seals && len > AEAD_TAG_SIZE);
+    assert(!aead->seals && len >= AEAD_TAG_SIZE);
     int r = 0;
     len -= AEAD_TAG_SIZE;
     if (aead->evp != NULL) {
@@ -134,7 +137,7 @@ int aead_open(struct aead *aead, const uint8_t *nonce, const uint8_t *aad, size_
             r = -EBADMSG;
     }
     if (r < 0) {
-        OPENSSL_cleanse(out, len - 1);
+        OPENSSL_cleanse(out, len > 0 ? len - 1 : 0);
         *ret_last = 0;
     }
     return r;

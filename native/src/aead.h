@@ -1,4 +1,5 @@
-/* aead.h: seals and opens the inner plaintext of TLS 1.3 records under one key. AES-GCM by
+/* aead.h: seals and opens the plaintext of TLS records under one key; its last byte, which TLS 1.3
+ * puts behind the data, is apart. AES-GCM by
  * Intel's ipsec-mb where it is installed and the processor has VAES, everything else by OpenSSL.
  * Knows neither sockets nor sequence numbers. */
 #ifndef SLUICE_AEAD_H
@@ -19,7 +20,7 @@ struct aead {                    /* zeroed = none; one direction, one thread */
     bool seals;
 };
 
-/* -EINVAL: cipher, by IANA number, is none of TLS 1.3's three; -ENOMEM. */
+/* -EINVAL: cipher, by IANA number, is none of keys.h's; -ENOMEM. */
 DP_MUST_CHECK int aead_init(struct aead *aead, uint16_t cipher, const uint8_t *key, bool seals,
                             enum aead_engine engine);
 void aead_fini(struct aead *aead); /* wipes the key */
@@ -30,8 +31,9 @@ bool aead_has_gcm(void);           /* AEAD_BEST differs from AEAD_EVP here */
 DP_MUST_CHECK int aead_seal(struct aead *aead, const uint8_t *nonce, const uint8_t *aad,
                             size_t aad_len, const uint8_t *in, size_t len, uint8_t last,
                             uint8_t *out);
-/* The reverse: in is len >= 1 + AEAD_TAG_SIZE bytes with the tag; all but the last byte of the
- * plaintext goes to out, the last to *ret_last. -EBADMSG: the tag is wrong, and out is wiped. */
+/* The reverse: in is len >= AEAD_TAG_SIZE bytes with the tag; all but the last byte of the
+ * plaintext goes to out, the last, if there is one, to *ret_last. -EBADMSG: the tag is wrong, and
+ * out is wiped. */
 DP_MUST_CHECK int aead_open(struct aead *aead, const uint8_t *nonce, const uint8_t *aad,
                             size_t aad_len, const uint8_t *in, size_t len, uint8_t *out,
                             uint8_t *ret_last);

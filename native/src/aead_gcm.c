@@ -75,8 +75,10 @@ static void load(void)
         const struct gcm_key_data *key = gcm_key; \
         struct gcm_context_data ctx; \
         IMB_AES##bits##_GCM_INIT(manager, key, &ctx, nonce, aad, aad_len); \
-        IMB_AES##bits##_GCM_DEC_UPDATE(manager, key, &ctx, out, in, len - 1); \
-        IMB_AES##bits##_GCM_DEC_UPDATE(manager, key, &ctx, ret_last, in + len - 1, 1); \
+        if (len > 0) { \
+            IMB_AES##bits##_GCM_DEC_UPDATE(manager, key, &ctx, out, in, len - 1); \
+            IMB_AES##bits##_GCM_DEC_UPDATE(manager, key, &ctx, ret_last, in + len - 1, 1); \
+        } \
         IMB_AES##bits##_GCM_DEC_FINALIZE(manager, key, &ctx, ret_tag, 16); \
     } \
     static const struct aead_gcm gcm_##bits = { \

@@ -32,6 +32,17 @@ struct crypto {
     socklen_t size;              /* 0 = the suite is not one of the kernel's */
 };
 
+/* Adds to a number of 8 bytes, the highest first. */
+static void add_be(uint8_t number[SEQ_SIZE], uint64_t more)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < SEQ_SIZE; i++)
+        sum = sum << 8 | number[i];
+    sum += more;
+    for (int i = 0; i < SEQ_SIZE; i++)
+        number[i] = (uint8_t)(sum >> 8 * (SEQ_SIZE - 1 - i));
+}
+
 /* What the kernel wants to know of one direction. -EINVAL: no such suite; -ENOMEM. */
 static int prepare(uint16_t cipher, const struct ktls_direction *direction, struct crypto *ret)
 {
@@ -42,8 +53,13 @@ static int prepare(uint16_t cipher, const struct ktls_direction *direction, stru
     for (int i = 0; i < SEQ_SIZE; i++)
         seq[i] = (uint8_t)(direction->seq >> 8 * (SEQ_SIZE - 1 - i));
     *ret = (struct crypto){.head = {.version = TLS_1_3_VERSION}};
+    if (keys_is_tls12(cipher)) { /* the next record's explicit nonce, which it counts on from */
+        ret->head.version = TLS_1_2_VERSION;
+        add_be(iv + SALT_SIZE, direction->seq);
+    }
     switch (cipher) {
     case 0x1301:
+    case 0xc02b:
         ret->head.cipher_type = TLS_CIPHER_AES_GCM_128;
         ret->size = sizeof(ret->gcm_128);
         memcpy(ret->gcm_128.key, key, sizeof(ret->gcm_128.key));
@@ -52,6 +68,7 @@ static int prepare(uint16_t cipher, const struct ktls_direction *direction, stru
         memcpy(ret->gcm_128.rec_seq, seq, SEQ_SIZE);
         break;
     case 0x1302:
+    case 0xc02c:
         ret->head.cipher_type = TLS_CIPHER_AES_GCM_256;
         ret->size = sizeof(ret->gcm_256);
         memcpy(ret->gcm_256.key, key, sizeof(ret->gcm_256.key));

@@ -7,7 +7,7 @@
 #include "base.h"
 
 struct ktls_direction {          /* borrowed for the call */
-    const uint8_t *secret;       /* TLS 1.3's application traffic secret */
+    const uint8_t *secret;       /* keys.h says what it is */
     uint64_t seq;                /* records that crossed under it already */
 };
 

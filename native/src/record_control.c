@@ -34,7 +34,8 @@ static struct control_verdict on_alerts(struct record_control *control, const ui
         uint8_t alert = control->alert[1];
         if (alert == ALERT_USER_CANCELED)
             continue;
-        /* In TLS 1.3 every other alert is fatal, whatever its level says. */
+        /* In TLS 1.3 every other alert is fatal, whatever its level says; TLS 1.2 lets us choose
+         * (RFC 5246, 7.2.2). */
         uint8_t action = alert == ALERT_CLOSE_NOTIFY ? CONTROL_END : CONTROL_PEER_FAILED;
         return (struct control_verdict){.action = action, .alert = alert};
     }
@@ -105,6 +106,8 @@ struct control_verdict record_control_take(struct record_control *control, uint8
         control->silent = 0;
     else if (!goes_on && is_too_silent(control))
         return fail(ALERT_UNEXPECTED_MESSAGE, "too many records without data");
+    if (type == RECORD_HANDSHAKE && control->tls12)
+        return fail(ALERT_UNEXPECTED_MESSAGE, "peer would negotiate again");
     if (type == RECORD_HANDSHAKE)
         return on_messages(control, data, len);
     if (record_control_inside(control))

@@ -1,5 +1,5 @@
-/* record_control.h: what comes beside data once a TLS 1.3 handshake is done: alerts and handshake
- * messages, RFC 8446 sections 4.6 and 6. Judges bytes; performs no I/O and keeps no key. */
+/* record_control.h: what comes beside data once a handshake is done: alerts and, in TLS 1.3,
+ * handshake messages, RFC 8446 sections 4.6 and 6. Judges bytes; performs no I/O and keeps no key. */
 #ifndef SLUICE_RECORD_CONTROL_H
 #define SLUICE_RECORD_CONTROL_H
 
@@ -29,8 +29,9 @@ struct control_verdict {
     const char *why;             /* FAIL; static */
 };
 
-struct record_control {          /* zeroed, then is_server set */
+struct record_control {          /* zeroed, then is_server and tls12 set */
     bool is_server;
+    bool tls12;                  /* where every handshake message would be a renegotiation */
     uint8_t silent;              /* records since the last byte of data */
     uint8_t head[5], head_len;   /* of a handshake message as it comes in */
     uint32_t rest;               /* of its body, which is for others */

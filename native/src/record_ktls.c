@@ -6,13 +6,9 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
-#include "aead.h"
-#include "keys.h"
 #include "record_control.h"
-#include "record_user.h"
+#include "record_key.h"
 #include "sys.h"
-
-enum { HEADER = 5, OVERHEAD = HEADER + 1 + AEAD_TAG_SIZE };
 
 enum finish { FINISH_NOT = 0, FINISH_DONE };
 
@@ -20,9 +16,7 @@ enum finish { FINISH_NOT = 0, FINISH_DONE };
  * one. So it is sealed again, under the peer's key and the number that OpenSSL's side of the
  * connection stands at. It never leaves the process. */
 struct resealer {
-    struct aead aead;            /* zeroed = nothing is resealed */
-    uint8_t iv[KEYS_IV_SIZE];
-    uint64_t seq;
+    struct record_key key;       /* zeroed = nothing is resealed */
     struct buffer *message;      /* owned; room for a header, then messages; NULL = none */
 };
 
@@ -69,38 +63,16 @@ static void fail(struct record_ktls *ktls, uint8_t alert, const char *why)
 static void resealer_fini(struct record_ktls *ktls)
 {
     buffers_put(ktls->buffers, ktls->resealer.message);
-    aead_fini(&ktls->resealer.aead);
-    OPENSSL_cleanse(&ktls->resealer, sizeof(ktls->resealer));
-}
-
-static int resealer_init(struct record_ktls *ktls, uint16_t cipher,
-                         const struct ktls_direction *read)
-{
-    uint8_t key[KEYS_KEY_MAX];
-    int r = keys_derive(cipher, read->secret, key, ktls->resealer.iv);
-    if (r == 0)
-        r = aead_init(&ktls->resealer.aead, cipher, key, true, AEAD_EVP);
-    ktls->resealer.seq = read->seq;
-    OPENSSL_cleanse(key, sizeof(key));
-    return r;
+    ktls->resealer.message = NULL;
+    record_key_fini(&ktls->resealer.key);
 }
 
 static int hand_over(struct record_ktls *ktls)
 {
-    struct resealer *resealer = &ktls->resealer;
-    uint8_t nonce[AEAD_NONCE_SIZE], *head = resealer->message->data;
-    size_t len = resealer->message->len - HEADER, body = len + 1 + AEAD_TAG_SIZE;
-    uint64_t seq = resealer->seq++;
-    memcpy(nonce, resealer->iv, sizeof(nonce));
-    for (int i = 0; i < 8; i++)
-        nonce[AEAD_NONCE_SIZE - 1 - i] ^= (uint8_t)(seq >> 8 * i);
-    head[0] = RECORD_DATA;
-    head[1] = head[2] = 3;
-    head[3] = (uint8_t)(body >> 8);
-    head[4] = (uint8_t)body;
-    int r = aead_seal(&resealer->aead, nonce, head, HEADER, head + HEADER, len, RECORD_HANDSHAKE,
-                      head + HEADER);
-    return r < 0 ? r : ktls->owner.ticket(ktls->owner.arg, head, HEADER + body);
+    uint8_t *head = ktls->resealer.message->data;
+    size_t len = ktls->resealer.message->len - RECORD_HEADER;
+    int r = record_key_seal(&ktls->resealer.key, RECORD_HANDSHAKE, head + RECORD_HEADER, len, head);
+    return r < 0 ? r : ktls->owner.ticket(ktls->owner.arg, head, record_key_size(head));
 }
 
 /* Handshake messages, already judged: whole ones go to the owner. One that is longer than a record
@@ -110,10 +82,10 @@ static void keep_ticket(struct record_ktls *ktls, const uint8_t *data, size_t le
     struct resealer *resealer = &ktls->resealer;
     if (resealer->message == NULL) {
         resealer->message = buffers_get(ktls->buffers, false);
-        resealer->message->len = HEADER;
+        resealer->message->len = RECORD_HEADER;
     }
     struct buffer *message = resealer->message;
-    size_t room = HEADER + RECORD_PLAIN_MAX;
+    size_t room = RECORD_HEADER + RECORD_PLAIN_MAX;
     bool fits = message->len + len <= room;
     if (fits)
         memcpy(message->data + message->len, data, len);
@@ -287,8 +259,12 @@ int record_ktls_new(const struct record_ktls_spec *spec, struct record_ktls **re
     ktls->owner = spec->owner;
     ktls->buffers = spec->buffers;
     ktls->control.is_server = spec->is_server;
+    ktls->control.tls12 = keys_is_tls12(spec->cipher);
     ktls->unsettled = spec->owner.ticket != NULL;
-    int r = ktls->unsettled ? resealer_init(ktls, spec->cipher, &spec->read) : 0;
+    int r = 0;
+    if (ktls->unsettled)
+        r = record_key_init(&ktls->resealer.key, spec->cipher, spec->read.secret, spec->read.seq,
+                            true, AEAD_EVP);
     if (r < 0) {
         *ret_why = r == -EINVAL ? DP_FALLBACK_CIPHER : DP_FALLBACK_MEMORY;
         r = -ENOTSUP;

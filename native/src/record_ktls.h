@@ -1,4 +1,4 @@
-/* record_ktls.h: TLS 1.3 records by the kernel, once OpenSSL has shaken hands. What is data may be
+/* record_ktls.h: TLS 1.3's and 1.2's records by the kernel, once OpenSSL has shaken hands. What is data may be
  * spliced from and to the descriptor; alerts, tickets and KeyUpdate come by read. Knows no
  * handshake, certificate or session: those are its owner's. */
 #ifndef SLUICE_RECORD_KTLS_H
@@ -16,7 +16,7 @@ struct record_ktls_spec {        /* borrowed for the call */
     uint16_t cipher;             /* IANA number */
     struct ktls_direction read, write;
     struct buffers *buffers;     /* borrowed for life; of RECORD_SMALL and RECORD_LARGE */
-    struct record_owner owner;   /* ticket, settled: for a client; NULL for a server */
+    struct record_owner owner;   /* ticket, settled: for a client of TLS 1.3; else NULL */
 };
 
 /* As ktls_install. */

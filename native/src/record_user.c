@@ -8,20 +8,14 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
-#include "keys.h"
 #include "record_control.h"
 #include "sys.h"
-
-enum { HEADER = 5, OVERHEAD = HEADER + 1 + AEAD_TAG_SIZE };
-static_assert(OVERHEAD == 22, "as RECORD_LARGE has it");
 
 enum finish { FINISH_NOT = 0, FINISH_SENDING, FINISH_DONE };
 
 struct direction {
-    struct aead aead;
-    uint8_t iv[KEYS_IV_SIZE];
-    uint8_t secret[KEYS_SECRET_MAX];
-    uint64_t seq;                /* of the next record under this key */
+    struct record_key key;
+    uint8_t secret[KEYS_SECRET_MAX]; /* what key was made of */
 };
 
 struct record_user {
@@ -53,31 +47,14 @@ static struct record_user *user_of(const struct record *rec)
 
 /* Keys. */
 
-static int direction_key(struct record_user *user, struct direction *direction, bool seals)
-{
-    uint8_t key[KEYS_KEY_MAX];
-    int r = keys_derive(user->cipher, direction->secret, key, direction->iv);
-    if (r == 0) {
-        aead_fini(&direction->aead);
-        r = aead_init(&direction->aead, user->cipher, key, seals, user->engine);
-    }
-    OPENSSL_cleanse(key, sizeof(key));
-    return r;
-}
-
 static int direction_update(struct record_user *user, struct direction *direction, bool seals)
 {
     int r = keys_update(user->cipher, direction->secret);
-    direction->seq = 0;
-    return r < 0 ? r : direction_key(user, direction, seals);
-}
-
-static void next_nonce(struct direction *direction, uint8_t nonce[AEAD_NONCE_SIZE])
-{
-    uint64_t seq = direction->seq++;
-    memcpy(nonce, direction->iv, AEAD_NONCE_SIZE);
-    for (int i = 0; i < 8; i++)
-        nonce[AEAD_NONCE_SIZE - 1 - i] ^= (uint8_t)(seq >> 8 * i);
+    if (r < 0)
+        return r;
+    record_key_fini(&direction->key);
+    return record_key_init(&direction->key, user->cipher, direction->secret, 0, seals,
+                           user->engine);
 }
 
 /* Writing. */
@@ -86,17 +63,11 @@ static void next_nonce(struct direction *direction, uint8_t nonce[AEAD_NONCE_SIZ
 static int seal(struct record_user *user, uint8_t type, const uint8_t *data, size_t len)
 {
     struct buffer *to = user->sealed;
-    size_t body = len + 1 + AEAD_TAG_SIZE;
-    assert(len <= RECORD_PLAIN_MAX && to->cap - to->len >= HEADER + body);
-    uint8_t nonce[AEAD_NONCE_SIZE], *head = to->data + to->len;
-    head[0] = RECORD_DATA;
-    head[1] = head[2] = 3;
-    head[3] = (uint8_t)(body >> 8);
-    head[4] = (uint8_t)body;
-    next_nonce(&user->out, nonce);
-    int r = aead_seal(&user->out.aead, nonce, head, HEADER, data, len, type, head + HEADER);
+    size_t size = len + record_key_overhead(&user->out.key);
+    assert(to->cap - to->len >= size);
+    int r = record_key_seal(&user->out.key, type, data, len, to->data + to->len);
     if (r == 0)
-        to->len += (uint32_t)(HEADER + body);
+        to->len += (uint32_t)size;
     return r;
 }
 
@@ -136,11 +107,12 @@ static int seal_slice(struct record_user *user, const uint8_t *data, size_t len,
     int r = 0;
     size_t taken = 0;
     user->sealed = buffers_get(user->buffers, len > RECORD_PLAIN_MAX);
-    if (user->update_owed || user->out.seq + RECORD_SLICE > user->key_limit)
+    bool is_old = !user->out.key.tls12 && user->out.key.seq + RECORD_SLICE > user->key_limit;
+    if (user->update_owed || is_old)
         r = seal_key_update(user);
     while (r == 0 && taken < len) {
         size_t n = len - taken < RECORD_PLAIN_MAX ? len - taken : RECORD_PLAIN_MAX;
-        if (user->sealed->cap - user->sealed->len < n + OVERHEAD)
+        if (user->sealed->cap - user->sealed->len < n + record_key_overhead(&user->out.key))
             break;
         r = seal(user, RECORD_DATA, data + taken, n);
         taken += n;
@@ -243,44 +215,9 @@ static int on_key_update(struct record_user *user, bool update_requested)
 static size_t record_size(const struct record_user *user)
 {
     const struct buffer *wire = user->wire;
-    if (wire == NULL || wire->len - wire->off < HEADER)
+    if (wire == NULL || wire->len - wire->off < RECORD_HEADER)
         return 0;
-    const uint8_t *head = wire->data + wire->off;
-    return HEADER + ((size_t)head[3] << 8 | head[4]);
-}
-
-static int check_header(struct record_user *user)
-{
-    const uint8_t *head = user->wire->data + user->wire->off;
-    size_t size = record_size(user);
-    if (head[0] != RECORD_DATA)
-        return fail(user, ALERT_UNEXPECTED_MESSAGE, "record is not encrypted");
-    if (size > RECORD_WIRE_MAX)
-        return fail(user, ALERT_RECORD_OVERFLOW, "record is too long");
-    if (size < HEADER + 1 + AEAD_TAG_SIZE)
-        return fail(user, ALERT_BAD_RECORD_MAC, "record is too short");
-    return 0;
-}
-
-/* Opens the record of size bytes in front to out; *ret_len = payload without type and padding. */
-static int open_record(struct record_user *user, size_t size, uint8_t *out, uint8_t *ret_type,
-                       size_t *ret_len)
-{
-    const uint8_t *head = user->wire->data + user->wire->off;
-    uint8_t nonce[AEAD_NONCE_SIZE], type;
-    size_t len = size - HEADER - AEAD_TAG_SIZE - 1;
-    next_nonce(&user->in, nonce);
-    if (aead_open(&user->in.aead, nonce, head, HEADER, head + HEADER, size - HEADER, out, &type) < 0)
-        return fail(user, ALERT_BAD_RECORD_MAC, "record is not authentic");
-    if (len > RECORD_PLAIN_MAX)
-        return fail(user, ALERT_RECORD_OVERFLOW, "record holds too much");
-    while (type == 0 && len > 0)
-        type = out[--len];
-    if (type == 0)
-        return fail(user, ALERT_UNEXPECTED_MESSAGE, "record holds nothing but padding");
-    *ret_type = type;
-    *ret_len = len;
-    return 0;
+    return record_key_size(wire->data + wire->off);
 }
 
 /* The record of size bytes in front, whose plaintext is in out. 0, or -EBADMSG. */
@@ -321,20 +258,22 @@ static ssize_t take_record(struct record_user *user, uint8_t *out, size_t room)
 {
     struct buffer *wire = user->wire;
     size_t size = record_size(user), len = 0;
-    int r = size > 0 ? check_header(user) : 0;
-    if (r < 0)
-        return r;
+    struct record_fault fault = {0};
+    if (size > 0)
+        fault = record_key_check(&user->in.key, wire->data + wire->off);
+    if (fault.why != NULL)
+        return fail(user, fault.alert, fault.why);
     if (size == 0 || wire->len - wire->off < size)
         return -EAGAIN;
     struct buffer *spare = NULL;
-    if (size - HEADER - AEAD_TAG_SIZE - 1 > room) {
+    if (size - record_key_overhead(&user->in.key) > room) {
         spare = buffers_get(user->buffers, false);
         out = spare->data;
     }
     uint8_t type = 0;
-    r = open_record(user, size, out, &type, &len);
-    if (r == 0)
-        r = dispatch(user, size, type, out, len);
+    fault = record_key_open(&user->in.key, wire->data + wire->off, out, &type, &len);
+    int r = fault.why != NULL ? fail(user, fault.alert, fault.why)
+                              : dispatch(user, size, type, out, len);
     wire->off += (uint32_t)size;
     bool has_data = r == 0 && type == RECORD_DATA && len > 0;
     if (spare != NULL && has_data) {
@@ -381,11 +320,11 @@ static int fill_wire(struct record_user *user, size_t room)
 {
     size_t have = user->wire != NULL ? user->wire->len - user->wire->off : 0;
     size_t size = record_size(user);
-    size_t want = room + OVERHEAD * (room / RECORD_PLAIN_MAX + 1);
+    size_t want = room + record_key_overhead(&user->in.key) * (room / RECORD_PLAIN_MAX + 1);
     if (want > RECORD_LARGE)
         want = RECORD_LARGE;
-    if (want < (size > 0 ? size : HEADER))
-        want = size > 0 ? size : HEADER;
+    if (want < (size > 0 ? size : RECORD_HEADER))
+        want = size > 0 ? size : RECORD_HEADER;
     bool large = want > RECORD_SMALL;
     if (user->wire == NULL) {
         user->wire = buffers_get(user->buffers, large);
@@ -495,16 +434,17 @@ int record_user_new(const struct record_user_spec *spec, struct record_user **re
     user->cipher = spec->cipher;
     user->engine = (uint8_t)spec->engine;
     user->control.is_server = spec->is_server;
+    user->control.tls12 = keys_is_tls12(spec->cipher);
     user->unsettled = spec->owner.ticket != NULL;
     user->drained = true;
     user->key_limit = RECORD_KEY_LIMIT;
-    user->in.seq = spec->read_seq;
-    user->out.seq = spec->write_seq;
     memcpy(user->in.secret, spec->read_secret, secret_size);
     memcpy(user->out.secret, spec->write_secret, secret_size);
-    int r = direction_key(user, &user->in, false);
+    int r = record_key_init(&user->in.key, spec->cipher, spec->read_secret, spec->read_seq, false,
+                            spec->engine);
     if (r == 0)
-        r = direction_key(user, &user->out, true);
+        r = record_key_init(&user->out.key, spec->cipher, spec->write_secret, spec->write_seq, true,
+                            spec->engine);
     if (r < 0) {
         record_user_free(user);
         return r;
@@ -521,8 +461,8 @@ void record_user_free(struct record_user *user)
     buffers_put(user->buffers, user->wire);
     buffers_put(user->buffers, user->plain);
     buffers_put(user->buffers, user->sealed);
-    aead_fini(&user->in.aead);
-    aead_fini(&user->out.aead);
+    record_key_fini(&user->in.key);
+    record_key_fini(&user->out.key);
     OPENSSL_cleanse(user, sizeof(*user));
     free(user);
 }

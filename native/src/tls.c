@@ -1,5 +1,5 @@
 /* tls.c: contexts and handshakes: what is offered, which leaf is shown, how a failure reads. Who
- * the peer is decides tls_verify.c. TLS 1.3 only, no 0-RTT. */
+ * the peer is decides tls_verify.c. TLS 1.3, unless tls_profile.c says 1.2; no 0-RTT. */
 #define _GNU_SOURCE /* strerror_r that returns the text */
 #include <openssl/err.h>
 #include <stdio.h>
@@ -112,6 +112,11 @@ static int on_client_hello(SSL *ssl, int *ret_alert, void *arg)
     }
     if (!choose_leaf(tls)) {
         *ret_alert = SSL_AD_UNRECOGNIZED_NAME;
+        return SSL_CLIENT_HELLO_ERROR;
+    }
+    if (!tls_profile_on_hello(tls)) {
+        tls_refuse(&tls->refusal, DP_REASON_INTERNAL, "TLS 1.2 cannot be set");
+        *ret_alert = SSL_AD_INTERNAL_ERROR;
         return SSL_CLIENT_HELLO_ERROR;
     }
     return SSL_CLIENT_HELLO_SUCCESS;
@@ -446,6 +451,8 @@ static bool complete(struct tls *tls, const struct dp_snapshot *snap)
         tls_refuse(&tls->refusal, DP_REASON_HANDSHAKE, "peer chose no link version: not a mesh link");
         return false;
     }
+    if (!tls_profile_is_kept(tls))
+        return false;
     if (SSL_session_reused(tls->ssl)) {
         X509 *leaf = SSL_get0_peer_certificate(tls->ssl);
         if (!tls_verify_resumed(tls, leaf, tls->bundle_fingerprint, snap, &tls->peer,
@@ -461,6 +468,7 @@ static bool complete(struct tls *tls, const struct dp_snapshot *snap)
         return false;
     }
     tls->established = true;
+    tls_sessions_keep(tls);
     int r = tls->buffers != NULL ? tls_user_take_over(tls) : -ENOTSUP;
     if (r == -EIO) {
         tls->established = false;

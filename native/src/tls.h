@@ -66,6 +66,9 @@ DP_MUST_CHECK int tls_new_client(struct tls_context *ctx, struct tls_sessions *s
                                  const struct tls_client *client, struct tls **ret);
 /* A chain that is in there need not be verified again. Before the first tls_handshake. */
 void tls_use_chains(struct tls *tls, struct tls_chains *chains);
+/* Suites and versions as the profile has them; without it TLS 1.3 with all of them. Before the
+ * first tls_handshake; -ENOMEM. */
+DP_MUST_CHECK int tls_profile_apply(struct tls *tls, const dp_offload *offload);
 /* After the handshake: records of our own (record_user.h), if the suite is one of theirs; else
  * OpenSSL's. Before the first tls_handshake. buffers, borrowed until tls_free, are of the sizes
  * that record_user.h says. */

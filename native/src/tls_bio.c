@@ -6,6 +6,17 @@
 #include "sys.h"
 #include "tls_internal.h"
 
+static void keep_last(struct tls *tls, const uint8_t *buf, size_t len)
+{
+    size_t size = sizeof(tls->finished);
+    if (len < size)
+        memmove(tls->finished, tls->finished + len, size - len);
+    else
+        buf += len - size;
+    size_t n = len < size ? len : size;
+    memcpy(tls->finished + size - n, buf, n);
+}
+
 static int bio_write(BIO *bio, const char *buf, int len)
 {
     struct tls *tls = BIO_get_data(bio);
@@ -16,6 +27,8 @@ static int bio_write(BIO *bio, const char *buf, int len)
     do
         n = sys->send(tls->rec.fd, buf, (size_t)len, MSG_NOSIGNAL);
     while (n == -EINTR);
+    if (n > 0 && tls->takes_12 && !tls->established)
+        keep_last(tls, (const uint8_t *)buf, (size_t)n);
     if (n >= 0)
         return (int)n;
     if (n == -EAGAIN)

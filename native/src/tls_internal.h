@@ -1,6 +1,7 @@
 /* tls_internal.h: what the files of one TLS leg share: tls (contexts, handshake), tls_verify (who
  * is the peer), tls_chains (whose chain was good before), tls_tickets (server's side of
- * resumption), tls_sessions (client's side), tls_bio (the socket), record_openssl (the bytes) and tls_user (the bytes handed over to our own records).
+ * resumption), tls_sessions (client's side), tls_bio (the socket), tls_profile (versions, suites),
+ * record_openssl (the bytes) and tls_user (the bytes handed over to our own records or the kernel's).
  * Nobody else includes it. */
 #ifndef SLUICE_TLS_INTERNAL_H
 #define SLUICE_TLS_INTERNAL_H
@@ -15,6 +16,8 @@
 #include "tls.h"
 
 enum { TLS_HASH_SIZE = 32 };     /* SHA-256 */
+/* TLS 1.2's Finished as a record of AES-GCM: header, explicit nonce, message, tag. */
+enum { TLS_FINISHED_SIZE = RECORD_HEADER + KEYS_EXPLICIT_SIZE + 16 + AEAD_TAG_SIZE };
 
 struct tls_tickets;
 
@@ -71,7 +74,9 @@ struct tls {
     struct buffer *inbox;        /* owned; what OpenSSL has not read yet; never if wants_kernel */
     uint8_t secrets[2][KEYS_SECRET_MAX]; /* by enum keys_side; wiped when handed over */
     uint8_t secret_sizes[2];     /* 0 = not known yet */
-    uint64_t written;            /* records written under the secret of our side */
+    uint64_t written, read;      /* records under the keys of our side, and of theirs (TLS 1.2) */
+    bool takes_12;               /* TLS 1.2 may come of this handshake */
+    uint8_t finished[TLS_FINISHED_SIZE]; /* the last bytes written: in TLS 1.2, our Finished */
     struct record_user *user;    /* owned; both NULL = OpenSSL's records */
     struct record_ktls *ktls;    /* owned */
     const uint8_t *ticket;       /* borrowed while OpenSSL reads a ticket's record again */
@@ -114,10 +119,18 @@ void tls_sessions_attach(SSL_CTX *client);
 void tls_sessions_key(struct tls *tls); /* sets session_key */
 void tls_sessions_offer(struct tls *tls, const struct dp_snapshot *snap);
 void tls_sessions_forget(struct tls *tls);
+/* Of TLS 1.2, where a ticket is part of the handshake: keeps the session if a new one came. */
+void tls_sessions_keep(struct tls *tls);
 const struct tls_context *tls_sessions_context(const struct tls_sessions *sessions);
 
 /* Keeps the peer's certificates, for tls_peer_recheck and tls_chains.c; -ENOMEM. */
 DP_MUST_CHECK int tls_verify_keep(struct tls *tls, X509 *leaf, STACK_OF(X509) *others);
+
+/* tls_profile.c */
+/* In the client's hello: is it to be TLS 1.2? false: OpenSSL refused. */
+DP_MUST_CHECK bool tls_profile_on_hello(struct tls *tls);
+/* After the handshake: is all there that TLS 1.2 must have here? false: refused. */
+DP_MUST_CHECK bool tls_profile_is_kept(struct tls *tls);
 
 /* tls_user.c */
 void tls_user_attach(SSL_CTX *ctx);

@@ -13,6 +13,8 @@
 #include "lru.h"
 #include "tls_internal.h"
 
+enum { LIFE_UNTOLD_S = 4 * 3600 };
+
 struct entry {
     uint8_t bundle_fingerprint[TLS_HASH_SIZE]; /* vouched for the server */
     SSL_SESSION *session;        /* owned; NULL = slot is free */
@@ -33,8 +35,9 @@ static void drop(struct tls_sessions *sessions, int32_t at)
     lru_remove(sessions->slots, at);
 }
 
-/* OpenSSL has parsed a NewSessionTicket. Keeps a copy, since OpenSSL spoils its own when the
- * connection ends badly; hence 0: session stays OpenSSL's. */
+/* OpenSSL has parsed a NewSessionTicket; too early in TLS 1.2, hence tls_sessions_keep. Keeps a
+ * copy, since OpenSSL spoils its own when the connection ends badly; hence 0: session stays
+ * OpenSSL's. */
 static int on_session(SSL *ssl, SSL_SESSION *session)
 {
     struct tls *tls = SSL_get_app_data(ssl);
@@ -42,7 +45,11 @@ static int on_session(SSL *ssl, SSL_SESSION *session)
     if (sessions == NULL || !tls->established)
         return 0;
     const int64_t now_s = clock_real_s();
-    int64_t expires_s = now_s + (int64_t)SSL_SESSION_get_ticket_lifetime_hint(session);
+    int64_t life_s = (int64_t)SSL_SESSION_get_ticket_lifetime_hint(session);
+    /* In TLS 1.2 the life of a renewed ticket is not told: the server will see. */
+    if (life_s == 0 && tls->info.version == TLS1_2_VERSION)
+        life_s = LIFE_UNTOLD_S;
+    int64_t expires_s = now_s + life_s;
     if (expires_s > tls->peer.not_after_s)
         expires_s = tls->peer.not_after_s;
     if (expires_s > tls->leaf->not_after_s)
@@ -62,6 +69,29 @@ static int on_session(SSL *ssl, SSL_SESSION *session)
     entry->session = copy;
     entry->expires_s = expires_s;
     return 0;
+}
+
+static bool has_ticket_of(const SSL_SESSION *session, const SSL_SESSION *other)
+{
+    const unsigned char *ticket, *its;
+    size_t len, its_len;
+    SSL_SESSION_get0_ticket(session, &ticket, &len);
+    SSL_SESSION_get0_ticket(other, &its, &its_len);
+    return len == its_len && memcmp(ticket, its, len) == 0;
+}
+
+void tls_sessions_keep(struct tls *tls)
+{
+    struct tls_sessions *sessions = tls->sessions;
+    if (sessions == NULL || tls->info.version != TLS1_2_VERSION)
+        return;
+    SSL_SESSION *session = SSL_get_session(tls->ssl);
+    int32_t at = tls->info.resumed ? lru_find(sessions->slots, tls->session_key)
+                                    : LRU_NONE;
+    /* The ticket that we came with lives no longer for having been used. */
+    if (SSL_SESSION_has_ticket(session) &&
+        (at == LRU_NONE || !has_ticket_of(session, sessions->entries[at].session)))
+        (void)on_session(tls->ssl, session);
 }
 
 void tls_sessions_attach(SSL_CTX *client)

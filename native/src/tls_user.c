@@ -1,6 +1,7 @@
-/* tls_user.c: from OpenSSL's records to the kernel's or our own: secrets by the key log, sequence numbers by
- * counting records, and the SSL freed as soon as nothing of it is needed: at once for a server,
- * which has sent its tickets; for a client when the first data comes, behind which no ticket is
+/* tls_user.c: from OpenSSL's records to the kernel's or our own: secrets by the key log or, in TLS
+ * 1.2, of the master secret; sequence numbers by counting records; and the SSL freed as soon as
+ * nothing of it is needed: at once for a server, which has sent its tickets, and in TLS 1.2, where
+ * they are part of the handshake; else when a client's first data comes, behind which no ticket is
  * kept any more. Until then OpenSSL reads each ticket's record a second time, for it alone makes a
  * session of it. */
 #include <openssl/crypto.h>
@@ -36,11 +37,12 @@ static void on_message(int is_write, int version, int type, const void *buf, siz
 {
     struct tls *tls = SSL_get_app_data(ssl);
     (void)version;
-    (void)buf;
-    (void)len;
     (void)arg;
-    if (is_write && type == SSL3_RT_HEADER && tls != NULL)
-        tls->written++;
+    if (type != SSL3_RT_HEADER || tls == NULL || len < 1)
+        return;
+    uint64_t *count = is_write ? &tls->written : &tls->read;
+    /* In TLS 1.2 the keys are new behind it; in 1.3 it means nothing, before the first secret. */
+    *count = *(const uint8_t *)buf == SSL3_RT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
 }
 
 void tls_user_attach(SSL_CTX *ctx)
@@ -85,11 +87,24 @@ static void on_settled(void *arg)
     drop_ssl(arg);
 }
 
+/* Nothing of the SSL is needed once the handshake is done. */
+static bool is_settled(const struct tls *tls)
+{
+    return tls->is_server || tls->info.version == TLS1_2_VERSION;
+}
+
 static struct record_owner owner_of(struct tls *tls)
 {
+    bool settled = is_settled(tls);
     return (struct record_owner){.arg = tls, .failed = on_failed,
-                                 .ticket = tls->is_server ? NULL : on_ticket,
-                                 .settled = tls->is_server ? NULL : on_settled};
+                                 .ticket = settled ? NULL : on_ticket,
+                                 .settled = settled ? NULL : on_settled};
+}
+
+/* In TLS 1.3 nothing was read under the last keys, as tls_user_take_over sees to. */
+static uint64_t read_seq(const struct tls *tls)
+{
+    return tls->info.version == TLS1_2_VERSION ? tls->read : 0;
 }
 
 static int to_user(struct tls *tls, enum keys_side ours, enum keys_side theirs)
@@ -100,6 +115,7 @@ static int to_user(struct tls *tls, enum keys_side ours, enum keys_side theirs)
         .cipher = tls->info.cipher,
         .read_secret = tls->secrets[theirs],
         .write_secret = tls->secrets[ours],
+        .read_seq = read_seq(tls),
         .write_seq = tls->written,
         .buffers = tls->buffers,
         .wire = tls->inbox,
@@ -117,7 +133,7 @@ static int to_kernel(struct tls *tls, enum keys_side ours, enum keys_side theirs
         .fd = tls->rec.fd,
         .is_server = tls->is_server,
         .cipher = tls->info.cipher,
-        .read = {.secret = tls->secrets[theirs]},
+        .read = {.secret = tls->secrets[theirs], .seq = read_seq(tls)},
         .write = {.secret = tls->secrets[ours], .seq = tls->written},
         .buffers = tls->buffers,
         .owner = owner_of(tls),
@@ -130,10 +146,36 @@ static int to_kernel(struct tls *tls, enum keys_side ours, enum keys_side theirs
     return r;
 }
 
+/* TLS 1.2's secrets. OpenSSL begins with an explicit nonce of its own liking; we go on from there,
+ * so that no nonce is used twice. One record was written and one read under these keys. */
+static void secrets_of_12(struct tls *tls, enum keys_side ours, enum keys_side theirs)
+{
+    static const uint8_t head[RECORD_HEADER] = {SSL3_RT_HANDSHAKE, 3, 3, 0,
+                                                TLS_FINISHED_SIZE - RECORD_HEADER};
+    uint8_t master[KEYS_MASTER_SIZE], client[KEYS_RANDOM_SIZE], server[KEYS_RANDOM_SIZE];
+    uint64_t explicit = 0;
+    uint16_t cipher = tls->info.cipher;
+    if (tls->written != 1 || tls->read != 1 || memcmp(tls->finished, head, sizeof(head)) != 0 ||
+        SSL_SESSION_get_master_key(SSL_get_session(tls->ssl), master, sizeof(master)) !=
+            sizeof(master) ||
+        SSL_get_client_random(tls->ssl, client, sizeof(client)) != sizeof(client) ||
+        SSL_get_server_random(tls->ssl, server, sizeof(server)) != sizeof(server))
+        return;
+    for (int i = 0; i < KEYS_EXPLICIT_SIZE; i++)
+        explicit = explicit << 8 | tls->finished[RECORD_HEADER + i];
+    if (keys_from_master(cipher, master, client, server, ours, explicit, tls->secrets[ours]) == 0)
+        tls->secret_sizes[ours] = (uint8_t)keys_secret_size(cipher);
+    if (keys_from_master(cipher, master, client, server, theirs, 0, tls->secrets[theirs]) == 0)
+        tls->secret_sizes[theirs] = (uint8_t)keys_secret_size(cipher);
+    OPENSSL_cleanse(master, sizeof(master));
+}
+
 int tls_user_take_over(struct tls *tls)
 {
     enum keys_side ours = our_side(tls), theirs = ours == KEYS_SERVER ? KEYS_CLIENT : KEYS_SERVER;
     size_t size = keys_secret_size(tls->info.cipher);
+    if (tls->info.version == TLS1_2_VERSION)
+        secrets_of_12(tls, ours, theirs);
     bool keys = size > 0 && tls->secret_sizes[ours] == size && tls->secret_sizes[theirs] == size;
     int r = -ENOTSUP;
     if (!keys || SSL_has_pending(tls->ssl)) {
@@ -146,7 +188,7 @@ int tls_user_take_over(struct tls *tls)
             r = to_user(tls, ours, theirs);
     }
     OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
-    if (r == 0 && tls->is_server)
+    if (r == 0 && is_settled(tls))
         drop_ssl(tls);
     return r;
 }

@@ -78,9 +78,16 @@ static size_t prepare(struct wire_peer *peer, const uint8_t *data, size_t size)
         data += 3;
         size -= 3;
         len = len < size ? len : size;
-        if (wire.len + len + 5 + 17 > sizeof(wire.bytes))
+        if (wire.len + len + RECORD_OVERHEAD_MAX > sizeof(wire.bytes))
             break;
-        if ((op & CHUNK_SEALED) && len > 0) {
+        bool tls12 = keys_is_tls12(peer->cipher);
+        if ((op & CHUNK_SEALED) && len > 0 && tls12) { /* its type in front, where it is sent */
+            wire.len += wire_seal(peer, data[len - 1], data, len - 1, 0, wire.bytes + wire.len);
+            if (good && data[len - 1] == 23) {
+                memcpy(expected + bytes, data, len - 1);
+                bytes += len - 1;
+            }
+        } else if ((op & CHUNK_SEALED) && len > 0) {
             wire.len += wire_seal(peer, data[len - 1], data, len - 1, 0, wire.bytes + wire.len);
             size_t inner = len;
             while (inner > 0 && data[inner - 1] == 0)
@@ -94,7 +101,7 @@ static size_t prepare(struct wire_peer *peer, const uint8_t *data, size_t size)
             wire.len += len;
             good &= len == 0;
         }
-        if (op & CHUNK_NEXT_KEY)
+        if ((op & CHUNK_NEXT_KEY) && !tls12)
             wire_peer_update(peer, &peer->out, true);
         data += len;
         size -= len;
@@ -145,7 +152,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct wire_peer peer;
     struct record_user *user;
     uint8_t ours[KEYS_SECRET_MAX], theirs[KEYS_SECRET_MAX];
-    uint16_t cipher = (uint16_t)(0x1301 + data[0] % 3);
+    static const uint16_t ciphers[] = {0x1301, 0x1302, 0x1303, 0xc02b, 0xc02c};
+    uint16_t cipher = data[0] & 0x20 ? ciphers[3 + data[0] % 2] : ciphers[data[0] % 3];
     bool is_server = data[0] & 0x40;
     size_t room = 1 + ((size_t)data[1] << 8 | data[2]) * ((data[3] & 3) + 1);
     wire.pieces = data[3];

@@ -76,15 +76,103 @@ static void every_suite_as_openssl_has_it(void)
     }
 }
 
+/* TLS 1.2. */
+
+/* "TLS 1.2 PRF test vectors", mail of Juho Vähä-Herttua to the TLS working group. */
+static const struct {
+    uint16_t cipher;
+    const char *secret, *seed, *output;
+} prf_vectors[] = {
+    {0xc02b, "9bbe436ba940f017b17652849a71db35", "a0ba9f936cda311827a6f796ffd5198c",
+     "e3f229ba727be17b8d122620557cd453c2aab21d07c3d495329b52d4e61edb5a6b301791e90d35c9c9a46b4e14baf9"
+     "af0fa022f7077def17abfd3797c0564bab4fbc91666e9def9b97fce34f796789baa48082d122ee42c5a72e5a5110ff"
+     "f70187347b66"},
+    {0xc02c, "b80b733d6ceefcdc71566ea48e5567df", "cd665cf6a8447dd6ff8b27555edb7465",
+     "7b0c18e9ced410ed1804f2cfa34a336a1c14dffb4900bb5fd7942107e81c83cde9ca0faa60be9fe34f82b1233c9146"
+     "a0e534cb400fed2700884f9dc236f80edd8bfa961144c9e8d792eca722a7b32fc3d416d473ebc2c5fd4abfdad05d91"
+     "84259b5bf8cd4d90fa0d31e2dec479e4f1a26066f2eea9a69236a3e52655c9e9aee691c8f3a26854308d5eaa3be85e"
+     "0990703d73e56f"},
+};
+
+static void the_prf_of_tls_12(void)
+{
+    for (size_t i = 0; i < DP_COUNT(prf_vectors); i++) {
+        uint8_t secret[16], seed[16], out[256], want[256];
+        (void)hex_bytes(prf_vectors[i].secret, secret, sizeof(secret));
+        (void)hex_bytes(prf_vectors[i].seed, seed, sizeof(seed));
+        size_t size = hex_bytes(prf_vectors[i].output, want, sizeof(want));
+        for (size_t len = 0; len <= size; len++) { /* every length, ragged ends of a block too */
+            memset(out, 0xee, sizeof(out));
+            REQUIRE_INT(keys_prf(prf_vectors[i].cipher, secret, sizeof(secret), "test label", seed,
+                                 sizeof(seed), out, len), 0);
+            CHECK(memcmp(out, want, len) == 0 && out[len] == 0xee);
+        }
+    }
+}
+
+static bool oracle_12(const char *hash, const uint8_t *master, const uint8_t *seed, uint8_t *out,
+                      size_t len)
+{
+    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "TLS1-PRF", NULL);
+    EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
+    OSSL_PARAM params[] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, (char *)hash, 0),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SECRET, (void *)master, KEYS_MASTER_SIZE),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SEED, (char[]){"key expansion"}, 13),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SEED, (void *)seed, 2 * KEYS_RANDOM_SIZE),
+        OSSL_PARAM_construct_end()};
+    bool good = EVP_KDF_derive(ctx, out, len, params) == 1;
+    EVP_KDF_CTX_free(ctx);
+    EVP_KDF_free(kdf);
+    return good;
+}
+
+static void the_key_block_as_openssl_has_it(void)
+{
+    static const struct {
+        uint16_t cipher;
+        const char *hash;
+        size_t key;
+    } suites[] = {{0xc02b, "SHA256", 16}, {0xc02c, "SHA384", 32}};
+    for (size_t i = 0; i < DP_COUNT(suites); i++) {
+        uint8_t master[KEYS_MASTER_SIZE], seed[2 * KEYS_RANDOM_SIZE], block[80];
+        uint8_t secret[KEYS_SECRET_MAX], key[KEYS_KEY_MAX], iv[KEYS_IV_SIZE];
+        size_t size = suites[i].key;
+        for (size_t b = 0; b < sizeof(master); b++)
+            master[b] = (uint8_t)(b * 3 + i);
+        for (size_t b = 0; b < sizeof(seed); b++)
+            seed[b] = (uint8_t)(b * 5 + i);
+        REQUIRE(oracle_12(suites[i].hash, master, seed, block, 2 * size + 8));
+        CHECK(keys_is_tls12(suites[i].cipher));
+        CHECK_INT(keys_key_size(suites[i].cipher), size);
+        CHECK_INT(keys_secret_size(suites[i].cipher), size + KEYS_IV_SIZE);
+        for (int side = KEYS_CLIENT; side <= KEYS_SERVER; side++) {
+            /* The server's random comes first in the seed. */
+            REQUIRE_INT(keys_from_master(suites[i].cipher, master, seed + KEYS_RANDOM_SIZE, seed,
+                                         (enum keys_side)side, UINT64_C(0x0102030405060708),
+                                         secret), 0);
+            REQUIRE_INT(keys_derive(suites[i].cipher, secret, key, iv), 0);
+            CHECK(memcmp(key, block + (size_t)side * size, size) == 0);
+            CHECK(memcmp(iv, block + 2 * size + 4 * (size_t)side, 4) == 0);
+            CHECK(memcmp(iv + 4, "\1\2\3\4\5\6\7\10", 8) == 0);
+            CHECK_INT(keys_update(suites[i].cipher, secret), -EINVAL);
+        }
+    }
+}
+
 static void other_suites_are_refused(void)
 {
-    static const uint16_t others[] = {0, 0x1300, 0x1304, 0xc02b};
+    static const uint16_t others[] = {0, 0x1300, 0x1304, 0xc02f, 0xcca9};
     uint8_t secret[KEYS_SECRET_MAX] = {0}, key[KEYS_KEY_MAX], iv[KEYS_IV_SIZE];
     for (size_t i = 0; i < DP_COUNT(others); i++) {
         CHECK_INT(keys_secret_size(others[i]), 0);
         CHECK_INT(keys_key_size(others[i]), 0);
+        CHECK(!keys_is_tls12(others[i]));
         CHECK_INT(keys_derive(others[i], secret, key, iv), -EINVAL);
         CHECK_INT(keys_update(others[i], secret), -EINVAL);
+        CHECK_INT(keys_prf(others[i], secret, 32, "", secret, 1, key, 1), -EINVAL);
+        CHECK_INT(keys_from_master(others[i], secret, secret, secret, KEYS_CLIENT, 0, secret),
+                  -EINVAL);
     }
 }
 
@@ -131,4 +219,5 @@ static void lines_of_the_key_log(void)
 }
 
 TEST_MAIN(TEST(keys_of_rfc_8448), TEST(every_suite_as_openssl_has_it),
+          TEST(the_prf_of_tls_12), TEST(the_key_block_as_openssl_has_it),
           TEST(other_suites_are_refused), TEST(lines_of_the_key_log))

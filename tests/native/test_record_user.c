@@ -16,6 +16,8 @@
 
 enum { DATA = 23, HANDSHAKE = 22, ALERT = 21 };
 
+static const uint16_t ciphers[] = {0x1301, 0x1302, 0x1303, 0xc02b, 0xc02c};
+
 /* One record_user and the far end of its socket. It has exactly the buffers that it is allowed. */
 struct end {
     struct wire_peer peer;
@@ -176,6 +178,48 @@ static void the_trace_of_rfc_8448(void)
     }
 }
 
+/* In TLS 1.2 the explicit nonce goes on from OpenSSL's, in step with the sequence number. */
+static void nonces_of_12_go_on(void)
+{
+    static const uint64_t starts[] = {0, UINT64_C(0xfedcba9876543210), UINT64_MAX - 1};
+    for (size_t i = 0; i < DP_COUNT(starts); i++) {
+        struct end end;
+        uint8_t write_secret[KEYS_SECRET_MAX], read_secret[KEYS_SECRET_MAX], wire[256];
+        end_open(&end, 0xc02b, false, AEAD_BEST);
+        record_user_free(end.user);
+        wire_peer_fini(&end.peer);
+        wire_secret(write_secret, false);
+        wire_secret(read_secret, true);
+        for (int b = 0; b < 8; b++)
+            write_secret[16 + 4 + b] = (uint8_t)(starts[i] >> (56 - 8 * b));
+        const struct record_user_spec spec = {
+            .fd = end.fd, .cipher = 0xc02b, .read_secret = read_secret,
+            .write_secret = write_secret, .read_seq = 1, .write_seq = 1, .buffers = end.buffers,
+            .owner = {.arg = &end, .failed = on_failed},
+        };
+        REQUIRE_INT(record_user_new(&spec, &end.user), 0);
+        end.rec = record_user_record(end.user);
+        wire_peer_init_as(&end.peer, 0xc02b, read_secret, write_secret);
+        end.peer.in.seq = end.peer.out.seq = 1; /* behind the Finished */
+        for (uint64_t seq = 1; seq < 4; seq++) {
+            uint8_t type, content[16];
+            size_t len;
+            CHECK_INT(end.rec->ops->write(end.rec, "data", 4), 4);
+            ssize_t n = recv(end.far_fd, wire, sizeof(wire), 0);
+            REQUIRE_INT(n, 5 + 8 + 4 + 16);
+            uint64_t explicit = 0;
+            for (int b = 0; b < 8; b++)
+                explicit = explicit << 8 | wire[5 + b];
+            CHECK(explicit == starts[i] + seq);
+            CHECK_INT(wire_open(&end.peer, wire, (size_t)n, &type, content, &len), n);
+            CHECK(type == DATA && len == 4);
+            far_record(&end, DATA, "answer", 6);
+            CHECK_INT(near_read(&end, content, sizeof(content)), 6);
+        }
+        end_close(&end);
+    }
+}
+
 /* OpenSSL as the peer. */
 
 static bool carries_much(struct tls *from, struct tls *to)
@@ -200,8 +244,17 @@ static bool carries_much(struct tls *from, struct tls *to)
     return good;
 }
 
-static const char *const suites[] = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384",
-                                     "TLS_CHACHA20_POLY1305_SHA256"};
+static const struct {
+    const char *name;
+    uint8_t bit;                 /* of dp_offload.ciphers */
+    bool tls12;
+} suites[] = {
+    {"TLS_AES_128_GCM_SHA256", 1, false},
+    {"TLS_AES_256_GCM_SHA384", 2, false},
+    {"TLS_CHACHA20_POLY1305_SHA256", 4, false},
+    {"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", 1, true},
+    {"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", 2, true},
+};
 static const uint8_t layers[] = {DP_RECORD_OPENSSL, DP_RECORD_USER};
 
 /* Every cipher, who is ours, full and resumed; after much data both ways, key updates that OpenSSL
@@ -211,7 +264,10 @@ static void openssl_is_content(void)
     for (size_t i = 0; i < DP_COUNT(suites) * 4; i++) {
         struct sites sites;
         sites_init(&sites);
-        REQUIRE(SSL_CTX_set_ciphersuites(sites.ctx_a->client, suites[i / 4]));
+        bool tls12 = suites[i / 4].tls12;
+        pair_client_offload = (dp_offload){.ciphers = suites[i / 4].bit,
+                                           .tls12 = tls12 ? DP_TLS12_PREFER : DP_TLS12_NEVER};
+        pair_server_offload = (dp_offload){.tls12 = DP_TLS12_ALLOW};
         pair_client_layer = layers[i / 2 % 2];
         pair_server_layer = layers[i % 2];
         for (int resumed = 0; resumed < 3; resumed++) {
@@ -220,14 +276,14 @@ static void openssl_is_content(void)
             CHECK_INT(pair_is_resumed(&pair), resumed > 0);
             struct tls_info info;
             tls_get_info(pair.client, &info);
-            CHECK_TEXT(dp_cipher_name(info.cipher), suites[i / 4]);
+            CHECK_TEXT(dp_cipher_name(info.cipher), suites[i / 4].name);
             CHECK_INT(tls_record(pair.client)->ops->layer, pair_client_layer);
             CHECK_INT(tls_record(pair.server)->ops->layer, pair_server_layer);
             CHECK(pair_carries(pair.server, pair.client, "server first"));
             CHECK(carries_much(pair.client, pair.server));
             CHECK(carries_much(pair.server, pair.client));
             struct tls *ends[] = {pair.client, pair.server};
-            for (int update = 0; update < 6; update++) {
+            for (int update = 0; update < 6 && !tls12; update++) {
                 struct tls *from = ends[update % 2], *to = ends[1 - update % 2];
                 if (from->ssl != NULL)
                     CHECK(SSL_key_update(from->ssl, update < 4 ? SSL_KEY_UPDATE_REQUESTED
@@ -247,6 +303,7 @@ static void openssl_is_content(void)
         }
         sites_fini(&sites);
     }
+    pair_client_offload = pair_server_offload = (dp_offload){0};
 }
 
 /* Our key limit, lowered, makes us change keys all the time: OpenSSL follows. */
@@ -389,7 +446,7 @@ static size_t random_stream(struct wire_peer *peer, bool tickets, uint8_t **ret_
     uint8_t *wire = malloc((RECORDS + 1) * 2 * (RECORD_WIRE_MAX + 64)), *content = malloc(20000);
     size_t len = 0, place = 0;
     for (int i = 0; i < RECORDS; i++) {
-        uint32_t kind = random_below(10);
+        uint32_t kind = keys_is_tls12(peer->cipher) ? 9 : random_below(10);
         if (kind == 0) {
             uint8_t update[] = {24, 0, 0, 1, (uint8_t)random_below(2)};
             len += wire_seal(peer, HANDSHAKE, update, 5, random_below(20), wire + len);
@@ -428,7 +485,7 @@ static void reads_any_pieces(void)
         uint8_t *wire, *buf = malloc(300000);
         size_t bytes, sent = 0, got = 0;
         bool is_server = round % 2, good = true, ended = false;
-        end_open(&end, (uint16_t)(0x1301 + round % 3), is_server,
+        end_open(&end, ciphers[(size_t)round % DP_COUNT(ciphers)], is_server,
                  round % 4 < 2 ? AEAD_BEST : AEAD_EVP);
         size_t len = random_stream(&end.peer, !is_server, &wire, &bytes);
         sys = &unkind;
@@ -470,13 +527,15 @@ static void writes_any_pieces(void)
         uint8_t *far = malloc(1 << 21), *content = malloc(RECORD_WIRE_MAX), buf[8];
         size_t sent = 0, got = 0, have = 0;
         bool good = true, closed = false;
-        end_open(&end, (uint16_t)(0x1301 + round % 3), round % 2, AEAD_BEST);
+        end_open(&end, ciphers[(size_t)round % DP_COUNT(ciphers)], round % 2, AEAD_BEST);
         record_user_set_key_limit(end.user, 5 + random_below(30));
         sys = &unkind;
         for (int turn = 0; turn < 1000000 && good && !closed; turn++) {
             if (random_below(20) == 0) {
-                far_record(&end, HANDSHAKE, (uint8_t[]){24, 0, 0, 1, 1}, 5);
-                wire_peer_update(&end.peer, &end.peer.out, true);
+                if (!keys_is_tls12(end.peer.cipher)) {
+                    far_record(&end, HANDSHAKE, (uint8_t[]){24, 0, 0, 1, 1}, 5);
+                    wire_peer_update(&end.peer, &end.peer.out, true);
+                }
                 far_record(&end, DATA, "x", 1);
                 good = near_read(&end, buf, sizeof(buf)) == 1;
             }
@@ -557,14 +616,34 @@ static const struct wrong wrongs[] = {
     {"KeyUpdate and more", HANDSHAKE, {24, 0, 0, 1, 0, 24}, 6, 10, false},
 };
 
+static const struct wrong wrongs_12[] = {
+    {"an alert in the clear", 0, {21, 3, 3, 0, 2, 1, 0}, 7, 20, true},
+    {"change_cipher_spec", 0, {20, 3, 3, 0, 1, 1}, 6, 10, false},
+    {"HTTP", 0, "GET / H", 7, 10, true},
+    {"another version", 0, {23, 3, 1, 0, 40}, 5, 50, false},
+    {"too long", 0, {23, 3, 3, 0x40, 25}, 5, 22, false},
+    {"longest", 0, {23, 3, 3, 0xff, 0xff}, 5, 22, true},
+    {"empty", 0, {23, 3, 3, 0, 0}, 5, 20, false},
+    {"shorter than nonce and tag", 0, {23, 3, 3, 0, 23}, 5, 20, false},
+    {"empty alert", ALERT, {0}, 0, 50, false},
+    {"short alert", ALERT, {1}, 1, 50, true},
+    {"two alerts in one", ALERT, {1, 0, 1, 0}, 4, 50, false},
+    {"empty handshake", HANDSHAKE, {0}, 0, 10, false},
+    {"ClientHello: renegotiation", HANDSHAKE, {1, 0, 0, 1, 0}, 5, 10, true},
+    {"HelloRequest: renegotiation", HANDSHAKE, {0, 0, 0, 0}, 4, 10, false},
+    {"a ticket", HANDSHAKE, {4, 0, 0, 100}, 4, 10, false},
+    {"TLS 1.3's KeyUpdate", HANDSHAKE, {24, 0, 0, 1, 0}, 5, 10, true},
+};
+
 static void what_is_wrong_is_refused(void)
 {
-    for (size_t i = 0; i < DP_COUNT(wrongs); i++) {
-        const struct wrong *wrong = &wrongs[i];
+    for (size_t i = 0; i < DP_COUNT(wrongs) + DP_COUNT(wrongs_12); i++) {
+        bool tls12 = i >= DP_COUNT(wrongs);
+        const struct wrong *wrong = tls12 ? &wrongs_12[i - DP_COUNT(wrongs)] : &wrongs[i];
         struct end end;
         uint8_t buf[64];
         unsigned before = test_failures;
-        end_open(&end, 0x1301, wrong->to_server, AEAD_BEST);
+        end_open(&end, tls12 ? 0xc02b : 0x1301, wrong->to_server, AEAD_BEST);
         far_record(&end, DATA, "good", 4); /* what came before is still good */
         if (wrong->type == 0)
             far_send(&end, wrong->content, wrong->len);
@@ -590,9 +669,10 @@ static void what_is_wrong_is_refused(void)
 static void order_and_authenticity(void)
 {
     uint8_t first[64], second[64], buf[64];
-    for (int i = 0; i < 4; i++) {
+    for (size_t n = 0; n < 4 * DP_COUNT(ciphers); n++) {
         struct end end;
-        end_open(&end, (uint16_t)(0x1301 + i % 3), false, AEAD_BEST);
+        size_t i = n % 4;
+        end_open(&end, ciphers[n / 4], false, AEAD_BEST);
         size_t len = wire_seal(&end.peer, DATA, "first", 5, 0, first);
         size_t second_len = wire_seal(&end.peer, DATA, "second", 6, 0, second);
         if (i == 0) { /* left out */
@@ -623,26 +703,31 @@ static void sizes_at_the_edge(void)
     uint8_t *wire = malloc(RECORD_WIRE_MAX + 1000), *content = calloc(1, RECORD_PLAIN_MAX + 300);
     uint8_t *buf = malloc(RECORD_PLAIN_MAX + 300);
     static const struct {
+        uint16_t cipher;
         size_t len, padding;
         uint8_t type;
         ssize_t want;
         uint8_t alert;
     } cases[] = {
-        {RECORD_PLAIN_MAX, 0, DATA, RECORD_PLAIN_MAX, 0},
-        {0, RECORD_PLAIN_MAX, DATA, -EAGAIN, 0},
-        {1, RECORD_PLAIN_MAX - 1, DATA, 1, 0},
-        {RECORD_PLAIN_MAX + 1, 0, DATA, -EBADMSG, 22},
-        {RECORD_PLAIN_MAX, 1, DATA, -EBADMSG, 22},
-        {RECORD_PLAIN_MAX + 239, 0, DATA, -EBADMSG, 22},
-        {0, 0, 0, -EBADMSG, 10},            /* padding alone */
-        {0, 50, 0, -EBADMSG, 10},
-        {0, RECORD_PLAIN_MAX, 0, -EBADMSG, 10},
+        {0x1302, RECORD_PLAIN_MAX, 0, DATA, RECORD_PLAIN_MAX, 0},
+        {0x1302, 0, RECORD_PLAIN_MAX, DATA, -EAGAIN, 0},
+        {0x1302, 1, RECORD_PLAIN_MAX - 1, DATA, 1, 0},
+        {0x1302, RECORD_PLAIN_MAX + 1, 0, DATA, -EBADMSG, 22},
+        {0x1302, RECORD_PLAIN_MAX, 1, DATA, -EBADMSG, 22},
+        {0x1302, RECORD_PLAIN_MAX + 239, 0, DATA, -EBADMSG, 22},
+        {0x1302, 0, 0, 0, -EBADMSG, 10},    /* padding alone */
+        {0x1302, 0, 50, 0, -EBADMSG, 10},
+        {0x1302, 0, RECORD_PLAIN_MAX, 0, -EBADMSG, 10},
+        {0xc02c, RECORD_PLAIN_MAX, 0, DATA, RECORD_PLAIN_MAX, 0},
+        {0xc02c, 1, 0, DATA, 1, 0},
+        {0xc02c, 0, 0, DATA, -EAGAIN, 0},
+        {0xc02c, RECORD_PLAIN_MAX + 1, 0, DATA, -EBADMSG, 22},
     };
     memset(content, 1, RECORD_PLAIN_MAX + 300);
     for (size_t i = 0; i < 2 * DP_COUNT(cases); i++) { /* with and without room for all of it */
         size_t c = i / 2, room = i % 2 ? 1000 : RECORD_PLAIN_MAX + 300;
         struct end end;
-        end_open(&end, 0x1302, true, AEAD_BEST);
+        end_open(&end, cases[c].cipher, true, AEAD_BEST);
         size_t len = wire_seal(&end.peer, cases[c].type, content, cases[c].len, cases[c].padding,
                                wire);
         far_send(&end, wire, len);
@@ -660,6 +745,12 @@ static void silence_has_a_limit(void)
 {
     struct end end;
     uint8_t buf[8];
+    end_open(&end, 0xc02b, true, AEAD_BEST);
+    for (int i = 0; i < 33; i++)
+        far_record(&end, DATA, "", 0);
+    CHECK_INT(near_read(&end, buf, sizeof(buf)), -EBADMSG);
+    CHECK_INT(far_alert(&end), 10);
+    end_close(&end);
     end_open(&end, 0x1301, false, AEAD_BEST);
     for (int round = 0; round < 3; round++) { /* a byte of data makes up for it */
         for (int i = 0; i < 32; i++)
@@ -804,10 +895,11 @@ static void alerts_of_the_peer(void)
         {{1, 90}, -EAGAIN},       /* user_canceled says nothing by itself */
         {{2, 42}, -EBADMSG}, {{1, 42}, -EBADMSG}, {{2, 255}, -EBADMSG},
     };
-    for (size_t i = 0; i < DP_COUNT(cases); i++) {
+    for (size_t n = 0; n < 2 * DP_COUNT(cases); n++) {
         struct end end;
         uint8_t buf[8];
-        end_open(&end, 0x1301, i % 2, AEAD_BEST);
+        size_t i = n / 2;
+        end_open(&end, n % 2 ? 0xc02b : 0x1301, i % 2, AEAD_BEST);
         far_record(&end, ALERT, cases[i].alert, 2);
         CHECK_INT(near_read(&end, buf, sizeof(buf)), cases[i].want);
         if (cases[i].want == -EBADMSG) {
@@ -824,12 +916,15 @@ static void alerts_of_the_peer(void)
 
 static void cut_at_every_byte(void)
 {
+    enum { LEN_13 = 27, LEN_12 = 34 };
     uint8_t wire[64], buf[64];
-    for (size_t cut = 0; cut <= 27; cut++) {
+    for (size_t i = 0; i <= LEN_13 + 1 + LEN_12; i++) {
         struct end end;
-        end_open(&end, 0x1301, true, AEAD_BEST);
+        bool tls12 = i > LEN_13;
+        size_t cut = tls12 ? i - LEN_13 - 1 : i;
+        end_open(&end, tls12 ? 0xc02b : 0x1301, true, AEAD_BEST);
         size_t len = wire_seal(&end.peer, DATA, "hello", 5, 0, wire);
-        REQUIRE_INT(len, 27);
+        REQUIRE_INT(len, tls12 ? LEN_12 : LEN_13);
         if (cut > 0)
             far_send(&end, wire, cut);
         shutdown(end.far_fd, SHUT_WR);
@@ -875,12 +970,12 @@ static void other_suites_are_not_taken(void)
     uint8_t secret[KEYS_SECRET_MAX] = {0};
     struct record_user *user;
     const struct record_user_spec spec = {
-        .fd = -1, .cipher = 0xc02b, .read_secret = secret, .write_secret = secret};
+        .fd = -1, .cipher = 0xc02f, .read_secret = secret, .write_secret = secret};
     CHECK_INT(record_user_new(&spec, &user), -EINVAL);
     record_user_free(NULL);
 }
 
-TEST_MAIN(TEST(the_trace_of_rfc_8448), TEST(openssl_is_content),
+TEST_MAIN(TEST(the_trace_of_rfc_8448), TEST(nonces_of_12_go_on), TEST(openssl_is_content),
           TEST(openssl_follows_our_key_updates), TEST(the_ssl_is_freed), TEST(many_tickets),
           TEST(reads_any_pieces), TEST(writes_any_pieces), TEST(what_is_wrong_is_refused),
           TEST(order_and_authenticity), TEST(sizes_at_the_edge), TEST(silence_has_a_limit),

@@ -17,6 +17,7 @@
 enum { SESSIONS_MAX = 4, ROUNDS_MAX = 32, PAIRS_MAX = 16, LARGE_MAX = 4, AWAIT_MS = 5000 };
 
 uint8_t pair_client_layer = DP_RECORD_OPENSSL, pair_server_layer = DP_RECORD_OPENSSL;
+dp_offload pair_client_offload, pair_server_offload;
 
 struct buffers *sites_buffers(struct stats *stats)
 {
@@ -170,6 +171,8 @@ void pair_open(struct pair *pair, struct sites *sites, const struct dp_leaf *lea
     MUST(tls_new_server(sites->ctx_b, fds[1], &pair->server) == 0);
     tls_use_chains(pair->client, sites->chains);
     tls_use_chains(pair->server, sites->chains);
+    MUST(tls_profile_apply(pair->client, &pair_client_offload) == 0);
+    MUST(tls_profile_apply(pair->server, &pair_server_offload) == 0);
     want_records(pair->client, pair_client_layer, sites->buffers);
     want_records(pair->server, pair_server_layer, sites->buffers);
 }
@@ -191,7 +194,8 @@ bool pair_shake(struct pair *pair, const struct sites *sites)
         return false;
     char byte;
     struct record *rec = tls_record(pair->client);
-    if (!pair_is_resumed(pair) && !record_await(rec)) /* for the ticket */
+    bool has_ticket = pair_version(pair) == 0x0304 && !pair_is_resumed(pair); /* under way */
+    if (has_ticket && !record_await(rec))
         return false;
     return rec->ops->read(rec, &byte, 1) == -EAGAIN;
 }
@@ -209,6 +213,15 @@ bool pair_connect(struct pair *pair, struct sites *sites, const struct dp_leaf *
 {
     pair_open(pair, sites, leaf, sni, expected_id);
     return pair_shake(pair, sites);
+}
+
+uint16_t pair_version(const struct pair *pair)
+{
+    struct tls_info client, server;
+    tls_get_info(pair->client, &client);
+    tls_get_info(pair->server, &server);
+    MUST(client.version == server.version);
+    return client.version;
 }
 
 bool pair_is_resumed(const struct pair *pair)
@@ -236,6 +249,18 @@ bool pair_wants_kernel(void)
     return records != NULL && strcmp(records, "kernel") == 0;
 }
 
+static int run_in_each_version(int (*run)(void), const char *client, const char *server)
+{
+    int failed = 0;
+    for (int tls12 = 0; tls12 < 2; tls12++) {
+        pair_client_offload.tls12 = pair_server_offload.tls12 =
+            tls12 ? DP_TLS12_PREFER : DP_TLS12_NEVER;
+        printf("# TLS 1.%d, records: client %s, server %s\n", 3 - tls12, client, server);
+        failed |= run();
+    }
+    return failed;
+}
+
 int pair_run_layers(int (*run)(void))
 {
     static const uint8_t layers[] = {DP_RECORD_OPENSSL, DP_RECORD_USER, DP_RECORD_KTLS};
@@ -246,10 +271,8 @@ int pair_run_layers(int (*run)(void))
             pair_client_layer = layers[client];
             pair_server_layer = layers[server];
             bool kernel = pair_client_layer == DP_RECORD_KTLS || pair_server_layer == DP_RECORD_KTLS;
-            if (kernel != pair_wants_kernel())
-                continue;
-            printf("# records: client %s, server %s\n", names[client], names[server]);
-            failed |= run();
+            if (kernel == pair_wants_kernel())
+                failed |= run_in_each_version(run, names[client], names[server]);
         }
     }
     return failed;

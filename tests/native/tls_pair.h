@@ -23,9 +23,11 @@ struct snapshot_spec {
 struct dp_snapshot *snapshot_make(const struct snapshot_spec *spec);
 
 /* Whose records each end uses, enum dp_record_layer; set before pair_open. TLS_TEST_MAIN tries
- * every combination of OpenSSL's and our own; or, with TEST_RECORDS=kernel in the environment of a
+ * every combination of OpenSSL's and our own, in TLS 1.3 and 1.2; or, with TEST_RECORDS=kernel in the environment of a
  * machine whose kernel has TLS, every one with the kernel's. */
 extern uint8_t pair_client_layer, pair_server_layer;
+/* Each end's profile; as TLS_TEST_MAIN has it, both prefer TLS 1.2 or none does. */
+extern dp_offload pair_client_offload, pair_server_offload;
 bool pair_wants_kernel(void);
 
 enum { SITES_CHAINS_MAX = 4 };
@@ -65,6 +67,7 @@ void pair_close(struct pair *pair);
 /* open, shake */
 bool pair_connect(struct pair *pair, struct sites *sites, const struct dp_leaf *leaf,
                   const char *sni, const char *expected_id);
+uint16_t pair_version(const struct pair *pair); /* of TLS; both ends agree */
 bool pair_is_resumed(const struct pair *pair); /* both ends agree */
 /* Writes text from one end and reads it at the other. */
 bool pair_carries(struct tls *from, struct tls *to, const char *text);

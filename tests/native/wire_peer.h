@@ -25,7 +25,7 @@ void wire_peer_fini(struct wire_peer *peer);
 void wire_secret(uint8_t *ret, bool of_peer);
 void wire_peer_update(struct wire_peer *peer, struct wire_key *key, bool seals);
 
-/* TLSCiphertext of content, type and padding zeros; its size. ret has room. */
+/* TLSCiphertext of content, type and padding zeros (none in TLS 1.2); its size. ret has room. */
 size_t wire_seal(struct wire_peer *peer, uint8_t type, const void *content, size_t len,
                  size_t padding, uint8_t *ret);
 /* Opens the record in front of data. Its size on the wire, 0 = not whole, -1 = not authentic. */

@@ -36,6 +36,7 @@ C_LAYERS = (
     ),
     ("keys",),
     ("aead", "ktls"),
+    ("record_key",),
     ("buffer",),
     ("loop", "endpoints", "spiffe", "record"),
     ("snapshot", "leaf"),
