@@ -6,12 +6,19 @@ in state/; see the table in ARCHITECTURE.md.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 SITE_FILE = Path("/etc/sluice/site.yaml")
 STATE = Path("/var/lib/sluice")
 RUN = Path("/run/sluice")
+_CHECKOUT = Path(__file__).resolve().parents[1] / "firmware-config"
+
+
+def shipped(folder: str) -> Path:
+    """A folder of firmware-config: the checkout's, or where the package's installation put it."""
+    return (_CHECKOUT if _CHECKOUT.is_dir() else Path(sys.prefix) / "share" / "sluice") / folder
 
 
 @dataclass(frozen=True, slots=True)

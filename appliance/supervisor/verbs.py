@@ -18,17 +18,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from appliance.errors import ApplianceError, InvalidInput
+from appliance.errors import InvalidInput
 from appliance.supervisor import capture
 from appliance.supervisor.tree import Tree
+from appliance.system.offload_settings import FEATURES, SETTINGS, VALUE_MAX
+
+if TYPE_CHECKING:
+    from appliance.system.offload_device import Put
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
-# ethtool -K names that may be switched
-FEATURES = ("tls-hw-tx-offload", "tls-hw-rx-offload", "tso", "gso", "gro", "lro", "rx", "tx")
-COMMAND_TIMEOUT_S = 20.0
 YEAR_2024_MS = 1_704_067_200_000
 YEAR_2100_MS = 4_102_444_800_000
 
@@ -121,17 +122,18 @@ def _write_hostname(name: str) -> None:
 
 
 async def _nic_set(tree: Tree, arguments: Arguments) -> dict[str, Any]:
-    interface = arguments["interface"]
-    if ("feature" in arguments) != ("on" in arguments):
-        raise InvalidInput("nic-set: feature and on belong together")
-    if "feature" not in arguments and "mtu" not in arguments:
-        raise InvalidInput("nic-set: mtu, or feature and on, is missing")
-    if "mtu" in arguments:
-        await _run("ip", "link", "set", "dev", interface, "mtu", str(arguments["mtu"]))
-    if "feature" in arguments:
-        state = "on" if arguments["on"] else "off"
-        await _run("ethtool", "-K", interface, arguments["feature"], state)
-    return {}
+    setting, value = arguments["setting"], arguments["value"]
+    if setting in FEATURES and value not in (0, 1):
+        raise InvalidInput(f"nic-set: {setting} is a feature: 0 or 1")
+    done = await asyncio.to_thread(_put, arguments["interface"], setting, value)
+    return {"before": done.before, "after": done.after, "refused": done.refused}
+
+
+def _put(interface: str, setting: str, value: int) -> Put:
+    # Here: a supervisor that sets no device does without pyroute2.
+    from appliance.system import offload_device
+
+    return offload_device.put(interface, setting, value)
 
 
 async def _factory_reset(tree: Tree, arguments: Arguments) -> dict[str, Any]:
@@ -153,26 +155,6 @@ async def _capture(tree: Tree, arguments: Arguments) -> dict[str, Any]:
     return {"path": str(path), "packets": packets}
 
 
-async def _run(*argv: str) -> None:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-        )
-    except OSError as error:
-        raise ApplianceError(f"{argv[0]}: {error.strerror}: install it") from error
-    try:
-        async with asyncio.timeout(COMMAND_TIMEOUT_S):
-            _, problem = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise ApplianceError(f"{argv[0]} did not finish") from None
-    if process.returncode != 0:
-        raise ApplianceError(
-            f"{argv[0]}: {' '.join(problem.decode(errors='replace').split())[:200]}"
-        )
-
-
 VERBS: Mapping[str, Verb] = {
     "status": Verb(_status, {}, {}, daemon_may=True),
     "restart-dataplane": Verb(_restart_dataplane, {}, {}, daemon_may=True),
@@ -183,8 +165,12 @@ VERBS: Mapping[str, Verb] = {
     "set-hostname": Verb(_set_hostname, {"name": _whole(NAME)}, {}, daemon_may=True),
     "nic-set": Verb(
         _nic_set,
-        {"interface": _interface},
-        {"mtu": _between(576, 9216), "feature": _one_of(*FEATURES), "on": _one_of(True, False)},
+        {
+            "interface": _interface,
+            "setting": _one_of(*SETTINGS),
+            "value": _between(0, VALUE_MAX),
+        },
+        {},
         daemon_may=True,
     ),
     "factory-reset": Verb(_factory_reset, {"site": _whole(NAME)}, {}, daemon_may=False),

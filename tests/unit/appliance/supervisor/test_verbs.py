@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -12,6 +13,11 @@ from hypothesis import strategies as st
 from appliance.errors import InvalidInput
 from appliance.supervisor.control import REQUEST_BYTES_MAX, parse
 from appliance.supervisor.verbs import VERBS, check
+from appliance.system import offload_device
+from appliance.system.offload_device import Put
+from appliance.system.offload_settings import SETTINGS
+
+NIC = next(name for _, name in socket.if_nameindex() if name != "lo")
 
 
 @pytest.mark.parametrize(
@@ -27,17 +33,23 @@ from appliance.supervisor.verbs import VERBS, check
         ("set-hostname", {"name": "x\n"}),
         ("set-hostname", {"name": "-x"}),
         ("set-hostname", {"name": "x" * 64}),
-        ("nic-set", {"interface": "lo", "mtu": 1500}),
-        ("nic-set", {"interface": "../lo", "mtu": 1500}),
-        ("nic-set", {"interface": "--help", "mtu": 1500}),
-        ("nic-set", {"interface": "nosuch0", "mtu": 1500}),
-        ("nic-set", {"mtu": 1500}),
+        ("nic-set", {"interface": "lo", "setting": "rx-gro", "value": 1}),
+        ("nic-set", {"interface": "../lo", "setting": "rx-gro", "value": 1}),
+        ("nic-set", {"interface": "--help", "setting": "rx-gro", "value": 1}),
+        ("nic-set", {"interface": "nosuch0", "setting": "rx-gro", "value": 1}),
+        ("nic-set", {"setting": "rx-gro", "value": 1}),
+        *(("nic-set", {"interface": NIC, "setting": "rx-gro", "value": value})
+          for value in (-1, 65_537, True, "1", 1.0, None)),
+        *(("nic-set", {"interface": NIC, "setting": setting, "value": 1})
+          for setting in ("mtu", "loopback", "rx-all", "RX-GRO", "", None, 1, ["rx-gro"])),
+        ("nic-set", {"interface": NIC, "setting": "rx-gro", "value": 1, "path": "/etc/passwd"}),
+        ("nic-set", {"interface": NIC, "setting": "rx-gro"}),
         ("factory-reset", {}),
         ("factory-reset", {"site": None}),
         ("capture", {"interface": "lo", "seconds": 5}),
         ("capture", {"interface": "nosuch0", "seconds": 5}),
     ],
-)
+)  # fmt: skip
 def test_arguments_outside_the_table_are_refused(name: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         check(VERBS[name], name, arguments)
@@ -48,6 +60,27 @@ def test_arguments_inside_the_table_pass() -> None:
     check(VERBS["set-time"], "set-time", {"unix_ms": 1_800_000_000_000})
     check(VERBS["set-hostname"], "set-hostname", {"name": "edge-1"})
     check(VERBS["factory-reset"], "factory-reset", {"site": "a"})
+    for setting in SETTINGS:
+        check(VERBS["nic-set"], "nic-set", {"interface": NIC, "setting": setting, "value": 1})
+
+
+async def test_a_feature_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, int]] = []
+
+    def put(*arguments: Any) -> Put:
+        asked.append(arguments)
+        return Put(0, 1, "")
+
+    monkeypatch.setattr(offload_device, "put", put)
+    arguments = {"interface": NIC, "setting": "rx-gro", "value": 2}
+    check(VERBS["nic-set"], "nic-set", arguments)
+    tree: Any = None
+    with pytest.raises(InvalidInput, match="0 or 1"):
+        await VERBS["nic-set"].do(tree, arguments)
+    done = await VERBS["nic-set"].do(tree, {**arguments, "value": 1})
+    assert done == {"before": 0, "after": 1, "refused": ""}
+    await VERBS["nic-set"].do(tree, {"interface": NIC, "setting": "rings.rx", "value": 512})
+    assert asked == [(NIC, "rx-gro", 1), (NIC, "rings.rx", 512)]
 
 
 def test_the_daemon_may_neither_capture_nor_reset() -> None:
