@@ -30,6 +30,7 @@ from appliance.ca.client import CaClient, CaInfo
 from appliance.catalog import Catalog
 from appliance.compile import hosts
 from appliance.compile.hosts import leaf_key
+from appliance.compile.offload import profile as offload_profile
 from appliance.enroll.server import EnrolServer
 from appliance.errors import ApplianceError, Unavailable
 from appliance.leaves import Leaves
@@ -47,6 +48,7 @@ from appliance.registry.codes import Codes
 from appliance.registry.enrolment import Enrolment
 from appliance.registry.health import Health, Target
 from appliance.registry.hosts import Hosts
+from appliance.registry.nic_settings import NicSettings
 from appliance.registry.peers import Peers
 from appliance.registry.revisions import Revisions
 from appliance.registry.revocations import Revocations
@@ -57,6 +59,7 @@ from appliance.report import Reporter, Troubles
 from appliance.site import Site, load_site
 from appliance.system import checks, nft
 from appliance.system.network import Network
+from appliance.system.offload import Offload
 from appliance.system.rooted import SupervisorClient
 from dataplane.client import Dataplanes, ProcessDown, ProcessUp
 from dataplane.descriptors import collect, read_publish_key
@@ -135,6 +138,9 @@ class Daemon:
             pin=self.pin,
             hear=self.hear,
         )
+        self.offload = Offload(
+            site, self.preferred_records, self.supervisor, NicSettings(self.store)
+        )
         self.reporter = Reporter(
             site,
             self.revisions,
@@ -191,6 +197,11 @@ class Daemon:
 
     async def findings(self) -> list[tuple[str, str, str]]:
         return await checks.findings(self.site)
+
+    def preferred_records(self) -> str:
+        """As the OffloadProfile says, or the Site when there is none."""
+        profile = offload_profile(self.publisher.model)
+        return profile.prefer if profile is not None else self.site.spec.dataplane.records
 
     def refusals(self) -> dict[str, int]:
         """What parts other than the data plane counted."""
@@ -303,6 +314,7 @@ class Daemon:
             supervisor=self.supervisor,
             peer_detail=self.peering.detail,
             dropped=lambda: self.dataplanes.reports_dropped,
+            offload=self.offload,
         )
 
     def enrolment(self, bundle_pem: str) -> EnrolServer:

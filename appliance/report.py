@@ -15,6 +15,7 @@ from appliance.errors import ApplianceError
 from appliance.leaves import Leaves
 from appliance.observe.audit import Audit
 from appliance.observe.flows import Flows
+from appliance.observe.ledger import Ledger, ledger
 from appliance.observe.metrics import Numbers
 from appliance.observe.traffic import Traffic
 from appliance.publish import Publisher
@@ -178,6 +179,9 @@ class Reporter:
                 fix="put an agent on them, or keep each on a port or VLAN of its own",
             )
         ]
+
+    def ledger(self) -> Ledger:
+        return ledger(self._traffic.counters())
 
     def numbers(self) -> Numbers:
         """For metrics."""

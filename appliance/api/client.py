@@ -177,6 +177,12 @@ class AdminClient(Client):
     async def audit(self) -> Sequence[pb.AuditEntry]:
         return (await self._call(self._stub.ListAudit, pb.ListRequest())).entries
 
+    async def offload(self) -> pb.OffloadStatus:
+        return await self._call(self._stub.GetOffload, pb.ListRequest())
+
+    async def plan_offload(self) -> Sequence[pb.OffloadStep]:
+        return (await self._call(self._stub.PlanOffload, pb.ListRequest())).steps
+
     async def watch(
         self,
         *,
@@ -274,6 +280,12 @@ class AdminClient(Client):
         """Of an admin's or a viewer's certificates; the CA knows the serials."""
         request = pb.RevokeOperatorRequest(name=name, serials=serials)
         await self._call(self._stub.RevokeOperator, request)
+
+    async def apply_offload(self) -> Sequence[pb.OffloadStep]:
+        return (await self._call(self._stub.ApplyOffload, pb.ListRequest())).steps
+
+    async def revert_offload(self) -> Sequence[pb.OffloadStep]:
+        return (await self._call(self._stub.RevertOffload, pb.ListRequest())).steps
 
     async def restart_dataplane(self) -> None:
         await self._call(self._stub.RestartDataplane, pb.ListRequest())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import grpc
 
 from appliance import instructions
 from appliance.agent.build import join_line
-from appliance.api import messages
+from appliance.api import messages, offload_messages
 from appliance.api._gen import admin_pb2 as pb
 from appliance.api._gen import admin_pb2_grpc
 from appliance.api.auth import Caller, Context, need_write
@@ -25,6 +25,7 @@ from appliance.apply import Applier
 from appliance.catalog import Catalog
 from appliance.compile import hosts
 from appliance.compile.hosts import host_id, leaf_key
+from appliance.compile.offload import profile
 from appliance.config.load import Source
 from appliance.config.model import KINDS, dump_document
 from appliance.errors import ApplianceError, InvalidInput, LimitReached, NotFound
@@ -39,6 +40,8 @@ from appliance.registry.revisions import Revisions
 from appliance.registry.view import RegistryView
 from appliance.report import Reporter, Supervisor
 from appliance.site import Site
+from appliance.system.offload import Offload, worker_cpus
+from appliance.system.offload_plan import Outcome, Step
 
 log = logging.getLogger(__name__)
 
@@ -130,13 +133,14 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         supervisor: Supervisor,
         peer_detail: Callable[[str], str],
         dropped: Callable[[], int],
+        offload: Offload,
     ) -> None:
         self.caller = caller
         self._site, self._applier, self._membership = site, applier, membership
         self._publisher, self._revisions, self._view = publisher, revisions, view
         self._catalog, self._leaves, self._flows = catalog, leaves, flows
         self._audit, self._reporter, self._supervisor = audit, reporter, supervisor
-        self._peer_detail, self._dropped = peer_detail, dropped
+        self._peer_detail, self._dropped, self._offload = peer_detail, dropped, offload
         self._watchers = 0
 
     # -- read ------------------------------------------------------------------------------------
@@ -242,6 +246,20 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     @answers()
     async def ListAudit(self, request: pb.ListRequest, context: Call) -> pb.AuditList:
         return pb.AuditList(entries=map(messages.audit, self._audit.entries()))
+
+    @answers()
+    async def GetOffload(self, request: pb.ListRequest, context: Call) -> pb.OffloadStatus:
+        return offload_messages.status(
+            profile(self._publisher.model),
+            self._reporter.ledger(),
+            await self._offload.nics(),
+            worker_cpus(self._site),
+            await self._offload.drifted(),
+        )
+
+    @answers()
+    async def PlanOffload(self, request: pb.ListRequest, context: Call) -> pb.OffloadSteps:
+        return offload_messages.steps(await self._offload.plan())
 
     async def Watch(self, request: pb.WatchRequest, context: Call) -> AsyncIterator[pb.Update]:
         try:
@@ -387,6 +405,25 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         await self._supervisor.call("restart-dataplane")
         self._audit.record(by, "restart dataplane")
         return pb.Done()
+
+    @answers(write=True)
+    async def ApplyOffload(self, request: pb.ListRequest, context: Call) -> pb.OffloadSteps:
+        return self._told(context, "apply offload", await self._offload.apply())
+
+    @answers(write=True)
+    async def RevertOffload(self, request: pb.ListRequest, context: Call) -> pb.OffloadSteps:
+        return self._told(context, "revert offload", await self._offload.revert())
+
+    def _told(self, context: Call, what: str, steps: Sequence[Step]) -> pb.OffloadSteps:
+        reply = offload_messages.steps(steps)
+        changed = [
+            f"{step.interface} {step.setting} {step.old} to {step.new}"
+            for step in reply.steps
+            if step.outcome == Outcome.CHANGED
+        ]
+        by = self.caller(context).name
+        self._audit.record(by, what, ", ".join(changed) or "changed nothing")
+        return reply
 
 
 class _News:

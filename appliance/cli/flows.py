@@ -29,6 +29,7 @@ COLUMNS: Columns = {
     "tls": lambda f: f.tls_version or "-",
     "cipher": lambda f: f.cipher or "-",
     "layers": lambda f: f"{f.down_layer}>{f.up_layer}",
+    "fallback": lambda f: f.fallback or "-",
     "up": lambda f: size(f.bytes_up),
     "down": lambda f: size(f.bytes_down),
     "connect": lambda f: f"{f.connect_ms:.1f} ms",

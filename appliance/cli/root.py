@@ -11,7 +11,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from appliance.api.remote import Remote
-from appliance.cli import ca, documents, flows, hosts, peers, rescue, site
+from appliance.cli import ca, documents, flows, hosts, offload, peers, rescue, site
 from appliance.cli.context import Context
 from appliance.cli.output import errors
 from appliance.errors import ApplianceError, InvalidInput
@@ -93,6 +93,7 @@ for command in (
     documents.rollback,
     documents.confirm,
     flows.flows,
+    offload.offload,
     rescue.rescue,
 ):
     cli.add_command(command)

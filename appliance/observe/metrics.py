@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from appliance.errors import Unavailable
+from appliance.observe.ledger import COUNTERS, Ledger, ledger
 from dataplane.stats import Histogram
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ def families(numbers: Numbers) -> Iterator[Metric]:
         "sluice_stream_ends", "Streams that ended or were refused", labels=["reason"]
     )
     for name, value in sorted(numbers.counters.items()):
+        if name in COUNTERS:
+            continue
         if name.startswith("reason_"):
             reasons.add_metric([name.removeprefix("reason_")], value)
         elif name.endswith("_now"):
@@ -66,6 +69,7 @@ def families(numbers: Numbers) -> Iterator[Metric]:
         else:
             yield CounterMetricFamily(f"sluice_dataplane_{name}", f"Data plane: {name}", value)
     yield reasons
+    yield from _ledger(ledger(numbers.counters))
     for name, histogram in sorted(numbers.histograms.items()):
         family = HistogramMetricFamily(
             f"sluice_{name.removesuffix('_ns')}_seconds", f"Data plane: {name}, in seconds"
@@ -83,6 +87,19 @@ def families(numbers: Numbers) -> Iterator[Metric]:
     info = GaugeMetricFamily("sluice_site_info", "Always 1", labels=["site"])
     info.add_metric([numbers.site], 1)
     yield info
+
+
+def _ledger(held: Ledger) -> Iterator[Metric]:
+    """Both sum up to the number of TLS legs."""
+    for name, text, label, counts in (
+        ("sluice_records", "TLS legs by who has their records", "layer", held.layers),
+        ("sluice_record_fallbacks", "TLS legs by why their records are not where the profile "
+         "would have them; none = they are", "reason", held.reasons),
+    ):  # fmt: skip
+        family = CounterMetricFamily(name, text, labels=[label])
+        for value, count in counts.items():
+            family.add_metric([value], count)
+        yield family
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

@@ -95,4 +95,13 @@ CREATE INDEX leaves_host ON leaves (host);
 INSERT INTO leaves SELECT serial, name, not_after FROM hosts
     WHERE serial IS NOT NULL AND not_after IS NOT NULL;
 """,
+    # 3
+    """
+CREATE TABLE nic_settings (            -- what we changed on devices, so that it can be put back
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    interface TEXT NOT NULL, device TEXT NOT NULL, setting TEXT NOT NULL,
+    before INTEGER NOT NULL, after INTEGER NOT NULL,
+    UNIQUE (interface, setting)
+) STRICT;
+""",
 )

@@ -26,6 +26,7 @@ from appliance.paths import Paths
 from appliance.registry.health import Health
 from appliance.registry.nic_settings import NicSettings
 from appliance.report import Reporter, Troubles
+from appliance.system.offload import Offload
 from dataplane.events import EventKind, FlowKind, Reason, RecordLayer
 from dataplane.snapshot import Grade
 from tests.unit.appliance.observe.events import event

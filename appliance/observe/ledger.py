@@ -1,0 +1,37 @@
+"""Who has the records of TLS legs, and why not another: sums of the data plane's counters. Pure.
+
+Each leg is counted under one layer and under one reason, `none` when it is where it should be, so
+that both sums are the number of TLS legs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dataplane.events import Fallback
+
+LAYERS = ("openssl", "user", "ktls", "nic")
+LAYER, FALLBACK = "records_", "fallback_"
+REASONS = tuple(fallback.name.lower() for fallback in Fallback)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    layers: Mapping[str, int]  # by name, in LAYERS' order
+    reasons: Mapping[str, int]  # by name, in REASONS' order
+
+    @property
+    def legs(self) -> int:
+        return sum(self.layers.values())
+
+
+def ledger(counters: Mapping[str, int]) -> Ledger:
+    return Ledger(
+        {name: counters.get(LAYER + name, 0) for name in LAYERS},
+        {name: counters.get(FALLBACK + name, 0) for name in REASONS},
+    )
+
+
+COUNTERS = frozenset({*(LAYER + name for name in LAYERS), *(FALLBACK + name for name in REASONS)})
+"""Names of the counters that the ledger is made of."""

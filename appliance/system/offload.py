@@ -1,0 +1,228 @@
+"""The site's network devices and their profiles: status, plan, apply, revert.
+
+Owns which devices are the site's and the order of changes; what a change would be is offload_plan's
+to say, making it the root helper's. Every value is noted before it is changed, read back after, and
+put back by `revert`, also after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from appliance.errors import ApplianceError, NotFound
+from appliance.registry.nic_settings import Changed, NicSettings
+from appliance.site import Site
+from appliance.system import links, offload_device
+from appliance.system.offload_plan import Outcome, Step, plan, remarks
+from appliance.system.offload_profile import Profile, choose, known
+from appliance.system.offload_settings import Device, shown
+
+NICS_MAX = 64
+ROOT = Path("/")
+
+
+class Supervisor(Protocol):
+    async def call(
+        self, verb: str, timeout_s: float = 120.0, **arguments: Any
+    ) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    device: Device
+    serves: tuple[str, ...]  # "hosts", "mesh"
+    model: str
+    profile: Profile
+    remarks: tuple[str, ...]
+
+
+class Offload:
+    def __init__(
+        self,
+        site: Site,
+        prefer: Callable[[], str],
+        supervisor: Supervisor,
+        kept: NicSettings,
+        profiles: Callable[[], Sequence[Profile]] = known,
+    ) -> None:
+        """prefer: as the OffloadProfile says now."""
+        self._site, self._prefer, self._supervisor = site, prefer, supervisor
+        self._kept, self._profiles = kept, profiles
+        self._lock = asyncio.Lock()
+
+    async def nics(self) -> tuple[Nic, ...]:
+        """Those that serve hosts or the mesh, and what is below them. Raises InvalidInput when a
+        profile's file cannot be read."""
+        present = await links.links()
+        wanted: dict[str, list[str]] = {}
+        for name in self._site.spec.hosts.interfaces:
+            wanted.setdefault(name, []).append("hosts")
+        for link in present:
+            if set(link.addresses) & set(self._site.spec.mesh.addresses):
+                wanted.setdefault(link.name, []).append("mesh")
+        return await asyncio.to_thread(self._nics, wanted)
+
+    def _nics(self, wanted: Mapping[str, Sequence[str]]) -> tuple[Nic, ...]:
+        cpus = worker_cpus(self._site)
+        found: dict[str, Nic] = {}
+        for top, serves in wanted.items():
+            for name in _with_lower(top):
+                if name in found:
+                    both = tuple(dict.fromkeys((*found[name].serves, *serves)))
+                    found[name] = replace(found[name], serves=both)
+                elif len(found) < NICS_MAX and (device := _read(name)) is not None:
+                    chosen = choose(self._profiles(), device)
+                    if chosen is not None:
+                        profile, model = chosen
+                        said = remarks(device, cpus)
+                        found[name] = Nic(device, tuple(serves), model, profile, said)
+        return tuple(found[name] for name in sorted(found))
+
+    async def plan(self) -> tuple[Step, ...]:
+        return self._planned(await self.nics())
+
+    def _planned(self, nics: Sequence[Nic]) -> tuple[Step, ...]:
+        prefer, workers = self._prefer(), len(worker_cpus(self._site))
+        return tuple(
+            step for nic in nics for step in plan(nic.device, nic.profile, prefer, workers)
+        )
+
+    async def apply(self) -> tuple[Step, ...]:
+        """Every step with what became of it. After a fault of the root helper the rest is not
+        tried; what was changed until then is in the answer and can be reverted."""
+        async with self._lock:
+            nics = await self.nics()
+            devices = {nic.device.name: nic.device for nic in nics}
+            done: list[Step] = []
+            failed = ""
+            for step in self._planned(nics):
+                if step.outcome is not Outcome.CHANGE:
+                    done.append(step)
+                elif failed:
+                    done.append(replace(step, outcome=Outcome.UNTRIED, text=failed))
+                else:
+                    try:
+                        done.append(await self._change(step, _identity(devices[step.interface])))
+                    except ApplianceError as error:
+                        failed = f"the one before it failed: {error}"
+                        done.append(await self._after_fault(step, str(error)))
+            return tuple(done)
+
+    async def _change(self, step: Step, device: str) -> Step:
+        assert step.old is not None
+        earlier = {(each.interface, each.setting) for each in self._kept.changed()}
+        change = Changed(step.interface, device, step.setting, step.old, step.new)
+        self._kept.note(change)
+        answer = await self._set(step.interface, step.setting, step.new)
+        after = answer["after"]
+        if answer["refused"]:
+            if after == step.old and (step.interface, step.setting) not in earlier:
+                self._kept.forget(step.interface, step.setting)  # nothing was changed
+            elif after is not None:
+                self._kept.note(replace(change, after=after))
+            text = f"{answer['refused']}; it is {shown(step.setting, after)}"
+            return replace(step, outcome=Outcome.REFUSED, text=text)
+        return replace(step, outcome=Outcome.CHANGED)
+
+    async def _after_fault(self, step: Step, error: str) -> Step:
+        """What the device has now says whether it was changed."""
+        device = await asyncio.to_thread(_read, step.interface)
+        held = device.settings.get(step.setting) if device is not None else None
+        if held is not None and held.value == step.new:
+            return replace(step, outcome=Outcome.CHANGED, text=error)
+        return replace(step, outcome=Outcome.REFUSED, text=error)
+
+    async def revert(self) -> tuple[Step, ...]:
+        """Newest first. What could not be put back stays noted, so that it can be tried again."""
+        async with self._lock:
+            return tuple([await self._put_back(each) for each in self._kept.changed()])
+
+    async def _put_back(self, change: Changed) -> Step:
+        def step(outcome: Outcome, text: str = "", now: int | None = None) -> Step:
+            return Step(change.interface, change.setting, now, change.before, outcome, text)
+
+        device = await asyncio.to_thread(_find, change)
+        if device is None:
+            self._kept.forget(change.interface, change.setting)
+            return step(Outcome.GOOD, "the device is gone, and its settings with it")
+        held = device.settings.get(change.setting)
+        now = held.value if held is not None else None
+        if now == change.before or now is None:
+            self._kept.forget(change.interface, change.setting)
+            return step(Outcome.GOOD, "it was so already", now)
+        try:
+            answer = await self._set(device.name, change.setting, change.before)
+        except ApplianceError as error:
+            return step(Outcome.REFUSED, str(error), now)
+        if answer["refused"]:
+            return step(Outcome.REFUSED, answer["refused"], now)
+        self._kept.forget(change.interface, change.setting)
+        renamed = f"it is named {device.name} now" if device.name != change.interface else ""
+        return step(Outcome.CHANGED, renamed, now)
+
+    async def drifted(self) -> tuple[str, ...]:
+        """What was set and is not so any more: a reboot forgets it, and so may others."""
+        changed = self._kept.changed()
+        return await asyncio.to_thread(lambda: tuple(_drifted(changed)))
+
+    async def _set(self, interface: str, setting: str, value: int) -> dict[str, Any]:
+        return await self._supervisor.call(
+            "nic-set", interface=interface, setting=setting, value=value
+        )
+
+
+def worker_cpus(site: Site) -> tuple[int, ...]:
+    """The processor of each worker: as the data plane pins them."""
+    allowed = sorted(os.sched_getaffinity(0))
+    workers = site.spec.dataplane.workers or min(len(allowed), 64)
+    return tuple(allowed[number % len(allowed)] for number in range(workers))
+
+
+def _drifted(changed: Sequence[Changed]) -> Iterator[str]:
+    for change in changed:
+        device = _find(change)
+        held = device.settings.get(change.setting) if device is not None else None
+        if held is not None and held.value != change.after:
+            now, was = (shown(change.setting, each) for each in (held.value, change.after))
+            yield f"{change.interface} {change.setting} is {now}, was set to {was}"
+
+
+def _identity(device: Device) -> str:
+    return f"{device.driver} {device.bus}".strip()
+
+
+def _find(change: Changed) -> Device | None:
+    """By its name, or by its place on the bus when it was renamed."""
+    device = _read(change.interface)
+    if device is not None and _identity(device) == change.device:
+        return device
+    if " " not in change.device:  # on no bus
+        return None
+    others = [_read(name) for name in os.listdir(ROOT / "sys/class/net")]
+    same = [other for other in others if other and _identity(other) == change.device]
+    return same[0] if len(same) == 1 else None
+
+
+def _with_lower(name: str) -> list[str]:
+    """The interface and all that it stands on: a VLAN's device, a bond's members."""
+    found = [name]
+    for each in found:
+        folder = ROOT / "sys/class/net" / each
+        found += sorted(
+            lower
+            for path in folder.glob("lower_*")
+            if (lower := path.name.removeprefix("lower_")) not in found
+        )[: NICS_MAX - len(found)]
+    return found
+
+
+def _read(name: str) -> Device | None:
+    try:
+        return offload_device.read(name)
+    except (NotFound, OSError):
+        return None

@@ -1,0 +1,43 @@
+"""The ledger of records: every counter of the data plane's has its place, and sums agree."""
+
+from __future__ import annotations
+
+from appliance.observe.ledger import COUNTERS, LAYERS, ledger
+from appliance.observe.metrics import Numbers, families
+from dataplane import binding
+from dataplane._native import ffi, lib
+from dataplane.events import RecordLayer
+
+COUNTED = {
+    "records_user": 5, "records_nic": 2, "records_ktls": 1, "fallback_none": 4,
+    "fallback_no_kernel_tls": 3, "fallback_small": 1, "bytes_up": 9,
+}  # fmt: skip
+
+
+def test_the_names_are_natives() -> None:
+    natives = {ffi.string(lib.dp_stat_name(each)).decode() for each in range(lib.dp_stat_count())}
+    assert {name for name in natives if name.startswith(("records_", "fallback_"))} == COUNTERS
+    plain = {"plain", "splice"}
+    assert {layer.name.lower() for layer in RecordLayer} - plain == set(LAYERS)
+    assert binding.fallback_name(0) == "none"
+
+
+def test_legs_are_the_sum_of_layers_and_of_reasons() -> None:
+    held = ledger(COUNTED)
+    assert held.legs == sum(held.reasons.values()) == 8
+    assert held.layers == {"openssl": 0, "user": 5, "ktls": 1, "nic": 2}
+    assert held.reasons["no_kernel_tls"] == 3
+    assert ledger({}).legs == 0
+
+
+def test_metrics_have_it_by_layer_and_by_reason_and_nowhere_else() -> None:
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families(Numbers("a", COUNTED))
+        for sample in family.samples
+    }
+    assert found["sluice_records_total", "user"] == 5
+    assert found["sluice_records_total", "openssl"] == 0
+    assert found["sluice_record_fallbacks_total", "no_kernel_tls"] == 3
+    assert found["sluice_dataplane_bytes_up_total",] == 9
+    assert not [key for key in found if "dataplane_records" in key[0] or "fallback_" in key[0]]
