@@ -327,7 +327,9 @@ class Daemon:
             self.audit,
             self.catalog.ports,
         )
-        server = EnrolServer(self.site, store, self.ca, bundle_pem, agent_file())
+        server = EnrolServer(
+            self.site, store, self.ca, bundle_pem, agent_file(), self.publisher.settle
+        )
         server.counters = self.enrolled  # of all that there were, one after the other
         return server
 

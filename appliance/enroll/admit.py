@@ -72,6 +72,11 @@ class EnrolStore(Protocol):
 
     async def host_by_key(self, key_hash: str) -> HostRecord | None: ...
 
+    async def check_joins(self, name: str, address: Address | None) -> None:
+        """What `joined` and `renewed` would refuse, before anything is signed. Raises Conflict,
+        LimitReached."""
+        ...
+
     async def joined(
         self, name: str, key_hash: str, serial: str, not_after: int, address: Address | None
     ) -> None:

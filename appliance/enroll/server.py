@@ -7,6 +7,7 @@ current leaf, or the enrolled key.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -15,7 +16,7 @@ import os
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Self
 
@@ -46,6 +47,7 @@ from appliance.enroll.nonce import Nonces
 from appliance.errors import ApplianceError, Denied, InvalidInput, LimitReached
 from appliance.rate import Bucket, Buckets, Rate
 from appliance.site import Site
+from appliance.tasks import Tasks
 from dataplane.snapshot import Address, Leaf
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ log = logging.getLogger(__name__)
 RATE_EACH = Rate(burst=60, per_second=1)
 RATE_TOTAL = Rate(burst=1_000, per_second=100)
 RATE_AUDITED = Rate(burst=100, per_second=0.1)  # strangers cannot wash out what admins did
+PUBLISHED_S = 5.0
 REFUSAL_COSTS = 5.0  # of a source's own burst
 PROOF_PREFIX = b"sluice renew\0"
 
@@ -61,7 +64,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 class EnrolServer:
     """Async context manager; raises OSError when it cannot listen. `set_leaf` before it starts,
-    and at each renewal of the leaf."""
+    and at each renewal of the leaf. published: waits until the data plane has what is stored."""
 
     def __init__(
         self,
@@ -70,13 +73,14 @@ class EnrolServer:
         ca: Signer,
         bundle_pem: str,
         agent: bytes,
+        published: Callable[[], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.time,
         addresses: tuple[str, ...] | None = None,
         port: int | None = None,
     ) -> None:
         spec = site.spec
         self._site, self._store, self._ca, self._clock = site, store, ca, clock
-        self._bundle_pem, self._agent = bundle_pem, agent
+        self._bundle_pem, self._agent, self._published = bundle_pem, agent, published
         self._addresses = addresses or tuple(
             str(a) for a in (*spec.hosts.addresses, *spec.mesh.addresses)
         )
@@ -84,10 +88,10 @@ class EnrolServer:
         self._rates = Buckets(RATE_EACH, RATE_TOTAL)
         self._refusals = Bucket(RATE_AUDITED)
         self._nonces = Nonces()
+        self._tasks = Tasks()
         self._listener: Listener | None = None
         self._context: ssl.SSLContext | None = None
         self.counters: Counter[str] = Counter()
-        self.on_change: Callable[[], None] = lambda: None  # a host or peer joined or renewed
 
     def set_leaf(self, leaf: Leaf) -> None:
         """The appliance's own leaf, for connections from now on."""
@@ -132,6 +136,7 @@ class EnrolServer:
         if self._listener is not None:
             await self._listener.close()
         await self._runner.cleanup()
+        await self._tasks.close()
 
     # -- around every request --------------------------------------------------------------------
 
@@ -191,18 +196,26 @@ class EnrolServer:
             await self._store.code(wanted), wanted, code.HOST, key, self._now()
         )
         host = admit.check_host(await self._store.host(record.subject))
-        check_csr(csr, host.spiffe_id)  # before the code is gone
+        name, address = host.host.name, _address(request.remote)
+        check_csr(csr, host.spiffe_id)  # before the code is gone, and anything signed
+        await self._store.check_joins(name, address)
         if not await self._store.consume(wanted, key):
             raise Denied("the code was used already: ask for a new one, and find out by whom")
         signed = await self._ca.sign(csr, host.spiffe_id, None, TTL_MAX_S)
-        name = host.host.name
-        address = _address(request.remote)
         await self._store.joined(name, key, signed.serial, signed.not_after, address)
         await self._store.audit(
             request.remote or "?", "join", f"host {name} {host.spiffe_id} serial {signed.serial}"
         )
-        self.on_change()
+        await self._in_force()
         return self._leaf_answer(await self._again(name), signed)
+
+    async def _in_force(self) -> None:
+        """What a host does first is to connect: the data plane should know it by then."""
+        try:
+            publishing = self._tasks.finish(self._published(), "publish who joined")
+            await asyncio.wait_for(publishing, PUBLISHED_S)
+        except TimeoutError:
+            self.counters["answered_unpublished"] += 1
 
     async def _nonce(self, request: web.Request) -> web.Response:
         read(Empty, await self._read(request))
@@ -220,14 +233,14 @@ class EnrolServer:
         else:
             host = await self._late(asked, csr)
             how = "renew late"
-        check_csr(csr, host.spiffe_id)
-        signed = await self._ca.sign(csr, host.spiffe_id, None, TTL_MAX_S)
         name = host.host.name
+        check_csr(csr, host.spiffe_id)
+        await self._store.check_joins(name, None)
+        signed = await self._ca.sign(csr, host.spiffe_id, None, TTL_MAX_S)
         await self._store.renewed(name, signed.serial, signed.not_after)
         await self._store.audit(
             request.remote or "?", how, f"host {name} {host.spiffe_id} serial {signed.serial}"
         )
-        self.on_change()
         return self._leaf_answer(await self._again(name), signed)
 
     async def _late(self, asked: RenewRequest, csr: bytes) -> HostRecord:
@@ -293,7 +306,6 @@ class EnrolServer:
         await self._store.audit(
             request.remote or "?", "peer join", f"peer {name} {offer.trust_domain}"
         )
-        self.on_change()
         own = admit.own_offer(self._site, self._bundle_pem).model_dump_json()
         mac = code.transcript_mac(secret, "admit", asked.offer.encode(), own.encode())
         reply = PeerReply(offer=own, mac=mac)

@@ -55,9 +55,7 @@ class Enrolment:
         name = self._hosts.name_by_key(key_hash)
         return await self.host(name) if name else None
 
-    async def joined(
-        self, name: str, key_hash: str, serial: str, not_after: int, address: Address | None
-    ) -> None:
+    async def check_joins(self, name: str, address: Address | None) -> None:
         if address is not None and any(
             address in other.addresses for other in self._hosts.all() if other.name != name
         ):
@@ -65,6 +63,12 @@ class Enrolment:
                 f"{address} is another host's address: remove that host, or add this one with "
                 "--address"
             )
+        self._hosts.check_enrols(name, int(self._clock()))
+
+    async def joined(
+        self, name: str, key_hash: str, serial: str, not_after: int, address: Address | None
+    ) -> None:
+        await self.check_joins(name, address)  # again: the CA took its time
         self._hosts.enrolled(
             name,
             serial=serial,

@@ -142,12 +142,10 @@ class Hosts:
         address: Address | None,
         now: int,
     ) -> Host:
-        """It has a leaf of its own now (first, or renewed). Raises NotFound, Conflict, and
-        LimitReached when too many of its leaves live: then the new one must not be handed out."""
+        """It has a leaf of its own now (first, or renewed). Raises what check_enrols raises: then
+        the new one must not be handed out."""
         with self._store.transaction():
-            host = self.get(name)
-            if host.state is HostState.REVOKED or host.kind is not HostKind.AGENT:
-                raise Conflict(f"host {name} cannot enrol: it is {host.kind}, {host.state}")
+            host = self.check_enrols(name, now)
             addresses = host.addresses or ((address,) if address else ())
             self._store.run(
                 "UPDATE hosts SET state = ?, serial = ?, not_after = ?, key_hash = ?,"
@@ -155,13 +153,20 @@ class Hosts:
                 (HostState.ACTIVE, serial, not_after, key_hash, _texts(addresses), name),
             )
             self._store.run("DELETE FROM leaves WHERE not_after < ?", (now,))
-            if len(self.leaves(name, now)) >= LEAVES_MAX:
-                raise LimitReached(
-                    f"host {name} has {LEAVES_MAX} certificates that live: see why its agent "
-                    "renews so often"
-                )
             self._store.run("INSERT INTO leaves VALUES (?, ?, ?)", (serial, name, not_after))
         return self.get(name)
+
+    def check_enrols(self, name: str, now: int) -> Host:
+        """Raises NotFound, Conflict, and LimitReached when too many of its leaves live."""
+        host = self.get(name)
+        if host.state is HostState.REVOKED or host.kind is not HostKind.AGENT:
+            raise Conflict(f"host {name} cannot enrol: it is {host.kind}, {host.state}")
+        if len(self.leaves(name, now)) >= LEAVES_MAX:
+            raise LimitReached(
+                f"host {name} has {LEAVES_MAX} certificates that live: see why its agent renews so "
+                "often"
+            )
+        return host
 
     def leaves(self, name: str, now: int) -> tuple[str, ...]:
         """Serials of its own leaves that have not run out; the one in use may not be the last."""

@@ -65,6 +65,7 @@ class FakeStore:
         self.peers: dict[str, PeerOffer] = {}
         self.denied: set[str] = set()
         self.audited: list[tuple[str, str, str]] = []
+        self.refuses: ApplianceError | None = None
 
     async def code(self, hash: str) -> CodeRecord | None:
         return self.codes.get(hash)
@@ -81,6 +82,10 @@ class FakeStore:
 
     async def host_by_key(self, key_hash: str) -> HostRecord | None:
         return next((h for h in self.hosts.values() if h.key_hash == key_hash), None)
+
+    async def check_joins(self, name: str, address: Address | None) -> None:
+        if self.refuses is not None:
+            raise self.refuses
 
     async def joined(
         self, name: str, key_hash: str, serial: str, not_after: int, address: Address | None
@@ -112,6 +117,18 @@ class FakeStore:
 
     async def audit(self, who: str, what: str, detail: str) -> None:
         self.audited.append((who, what, detail))
+
+
+class Published:
+    """A data plane that has everything at once, unless it is held up."""
+
+    def __init__(self) -> None:
+        self.asked, self.done = asyncio.Event(), asyncio.Event()
+        self.done.set()
+
+    async def __call__(self) -> None:
+        self.asked.set()
+        await self.done.wait()
 
 
 class DirectCa:
@@ -154,6 +171,7 @@ class Site1:
     pin: bytes
     bundle_pem: str
     directory: Path
+    published: Published
 
     @property
     def port(self) -> int:
@@ -199,10 +217,12 @@ async def running_site(
     ca = DirectCa(Ca(directory, authority, table, Roles(6410, 6413), "gw", clock))
     store = FakeStore()
     bundle = authority.bundle_pem
-    server = EnrolServer(site, store, ca, bundle, agent, clock, ("127.0.0.1",), 0)
+    published = Published()
+    server = EnrolServer(site, store, ca, bundle, agent, published, clock, ("127.0.0.1",), 0)
     server.set_leaf(await leaf_of(ca, Need("own", site.appliance_id, None)))
     async with server:
-        yield Site1(site, store, ca, server, clock, authority.pin, bundle, directory)
+        pin = authority.pin
+        yield Site1(site, store, ca, server, clock, pin, bundle, directory, published)
     table.close()
 
 

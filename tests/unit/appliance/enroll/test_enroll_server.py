@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from appliance.enroll import code, listener, pinned, server
 from appliance.enroll.messages import JoinRequest, Offer, PeerRequest, RenewRequest, read
 from appliance.enroll.nonce import LIFE_S, USED_MAX, Nonces
-from appliance.errors import Denied, InvalidInput, LimitReached
+from appliance.errors import Conflict, Denied, InvalidInput, LimitReached
 from appliance.rate import Bucket, Buckets, Rate
 from appliance.registry.model import HostState
 from dataplane.snapshot import Grade
@@ -75,6 +75,37 @@ async def test_a_used_code_is_refused_but_the_same_key_may_retry(site: Site1) ->
     again = await join(site, text, host)
     assert first["chain_pem"] != again["chain_pem"]
     await refused(403, "used already", join(site, text, HostKey()))
+
+
+async def test_the_answer_comes_when_the_data_plane_knows_the_host(
+    site: Site1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.published.done.clear()
+    joining = asyncio.ensure_future(join(site, site.add_host(), HostKey()))
+    await asyncio.wait_for(site.published.asked.wait(), 10)
+    assert site.store.hosts["db1"].host.state is HostState.ACTIVE
+    assert not joining.done()
+    site.published.done.set()
+    assert "chain_pem" in await asyncio.wait_for(joining, 10)
+
+    site.published.done.clear()
+    monkeypatch.setattr(server, "PUBLISHED_S", 0.01)  # it is away: the host is joined all the same
+    assert "chain_pem" in await join(site, site.add_host("db2"), HostKey())
+    assert site.server.counters["answered_unpublished"] == 1
+
+
+async def test_nothing_is_signed_that_could_not_be_kept(site: Site1, tmp_path: Path) -> None:
+    host, text = HostKey(), site.add_host()
+    site.store.refuses = Conflict("198.18.0.9 is another host's address")
+    with pytest.raises(pinned.Refused, match="another host's"):
+        await join(site, text, host)
+    assert site.ca.rules.counters["signed"] == 1  # the appliance's own
+    site.store.refuses = None
+    answer = await join(site, text, host)  # the code is good still
+    site.store.refuses = LimitReached("64 certificates that live")
+    with pytest.raises(pinned.Refused, match="that live"):
+        await site.post("/v1/renew", {"csr": host.csr}, *host.files(tmp_path, answer["chain_pem"]))
+    assert site.ca.rules.counters["signed"] == 2
 
 
 async def test_two_keys_at_once_get_one_leaf(site: Site1) -> None:
@@ -336,8 +367,8 @@ async def test_connections_are_bounded(site: Site1, monkeypatch: pytest.MonkeyPa
 
 async def test_a_taken_port_is_an_error_and_leaves_nothing(site: Site1) -> None:
     again = server.EnrolServer(
-        site.site, site.store, site.ca, site.bundle_pem, b"", addresses=("127.0.0.1",),
-        port=site.port,
+        site.site, site.store, site.ca, site.bundle_pem, b"", site.published,
+        addresses=("127.0.0.1",), port=site.port,
     )  # fmt: skip
     own = Need("own", site.site.appliance_id, None)
     again.set_leaf(await leaf_of(site.ca, own))
