@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "address.h"
 #include "clock.h"
@@ -114,12 +115,25 @@ void stream_arm(struct stream *s, uint32_t timeout_ms)
 
 enum outcome stream_refuse(struct stream *s, uint16_t reason, const char *format, ...)
 {
+    if (s->detail == NULL)
+        s->detail = pool_get(s->env->details);
+    assert(s->detail != NULL); /* as many as streams */
     va_list args;
     va_start(args, format);
-    vsnprintf(s->detail, sizeof(s->detail), format, args);
+    vsnprintf(s->detail, DP_DETAIL_MAX + 1, format, args);
     va_end(args);
     s->reason = reason;
     return OUTCOME_REFUSED;
+}
+
+int stream_set_name(char **name, const char *text)
+{
+    char *copy = strdup(text);
+    if (copy == NULL)
+        return -ENOMEM;
+    free(*name);
+    *name = copy;
+    return 0;
 }
 
 enum outcome stream_fail(struct stream *s, const struct leg *leg, int error)
@@ -465,6 +479,10 @@ void stream_free_dead(struct stream_env *env)
     while (env->dead != NULL) {
         struct stream *s = env->dead;
         env->dead = s->next_dead;
+        free(s->src_id);
+        free(s->dst_id);
+        free(s->service);
+        pool_put(env->details, s->detail);
         pool_put(env->streams, s);
     }
 }

@@ -35,6 +35,7 @@ struct stream_env {              /* what a worker's streams share; owned by the 
     const struct dp_snapshot *snapshot; /* counted; set before the first stream */
     struct sets *sets;           /* owned; what the snapshot and later swaps say */
     struct pool *streams, *ejections;
+    struct pool *details;        /* of DP_DETAIL_MAX + 1 bytes, one for each stream there can be */
     struct strangers *strangers; /* of the streams: those that have not said who they are */
     struct stream *dead;         /* closed in this turn; freed before the next */
     uint64_t rng;
@@ -94,7 +95,7 @@ struct stream {
     struct buffer *input;        /* owned; a link message as it comes in; later the reply */
 
     /* Who, from where, to what: copies, good without any snapshot. */
-    char src_id[DP_ID_MAX + 1], dst_id[DP_ID_MAX + 1]; /* "" = none */
+    char *src_id, *dst_id, *service; /* owned; NULL = none */
     uint8_t src_addr[16], dst_addr[16];
     uint16_t src_port, dst_port;
     uint8_t flow_id[16];
@@ -102,7 +103,6 @@ struct stream {
     bool agent;                  /* src_id is a host's own leaf */
     bool routed;                 /* service is known: publishes concern it */
     bool leaf_expired;           /* the source's; so it counts as having none */
-    char service[DP_NAME_MAX + 1];
     uint16_t service_port;
     uint8_t source_address;      /* enum dp_source_address */
     uint32_t connect_timeout_ms, attempts_max, idle_timeout_ms, duration_max_ms;
@@ -115,7 +115,7 @@ struct stream {
     uint32_t attempts;
 
     uint16_t reason;             /* enum dp_reason, of the refusal or the end */
-    char detail[DP_DETAIL_MAX + 1];
+    char *detail;                /* owned by env->details; NULL = "" */
     bool established, announced; /* announced: CLOSE or REFUSED was posted */
     uint64_t accepted_ns, established_ns;
     int64_t active_ms;           /* last time bytes moved */
@@ -136,6 +136,8 @@ void stream_free_dead(struct stream_env *env);
 /* Between the stream's own files. */
 __attribute__((format(printf, 3, 4)))
 enum outcome stream_refuse(struct stream *s, uint16_t reason, const char *format, ...);
+/* Copies text to a name of the stream. -ENOMEM. */
+DP_MUST_CHECK int stream_set_name(char **name, const char *text);
 /* A leg's read or write failed, error of record.h: the end, with its reason. */
 enum outcome stream_fail(struct stream *s, const struct leg *leg, int error);
 void stream_arm(struct stream *s, uint32_t timeout_ms); /* the state's deadline; 0 = none */
@@ -158,9 +160,9 @@ void stream_prepare_early(struct stream *s, const struct link_header *header);
 
 /* stream_route.c: who the source is and which service it means; copies both into the stream.
  * DP_REASON_NONE, or the reason, with detail filled. */
-uint16_t stream_route_transparent(struct stream *s);
-uint16_t stream_route_mesh(struct stream *s, const struct link_header *header);
-uint16_t stream_authorize(struct stream *s, char *detail); /* DP_DETAIL_MAX + 1 bytes */
+uint16_t stream_route_transparent(struct stream *s, char *detail); /* DP_DETAIL_MAX + 1 bytes */
+uint16_t stream_route_mesh(struct stream *s, const struct link_header *header, char *detail);
+uint16_t stream_authorize(struct stream *s, char *detail);
 /* Would it be let in now? */
 uint16_t stream_review(struct stream *s, char *detail);
 

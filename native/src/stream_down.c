@@ -21,8 +21,9 @@ enum outcome down_new(struct stream *s)
         return stream_refuse(s, DP_REASON_INTERNAL, "getsockname failed");
     address_from_socket(&to, s->dst_addr, &s->dst_port);
     s->down.record = &s->down.plain;
-    s->reason = stream_route_transparent(s);
-    return s->reason == DP_REASON_NONE ? OUTCOME_PLAIN : OUTCOME_REFUSED;
+    char detail[DP_DETAIL_MAX + 1] = "";
+    uint16_t reason = stream_route_transparent(s, detail);
+    return reason == DP_REASON_NONE ? OUTCOME_PLAIN : stream_refuse(s, reason, "%s", detail);
 }
 
 enum outcome down_handshake_enter(struct stream *s)
@@ -88,9 +89,10 @@ enum outcome down_header(struct stream *s)
     if (used < 0)
         return stream_refuse(s, DP_REASON_BAD_HEADER, "not a PROXY v2 header that we take");
     keep_early(s, (uint32_t)used);
-    s->reason = stream_route_mesh(s, &header);
-    if (s->reason != DP_REASON_NONE)
-        return OUTCOME_REFUSED;
+    char detail[DP_DETAIL_MAX + 1] = "";
+    uint16_t reason = stream_route_mesh(s, &header, detail);
+    if (reason != DP_REASON_NONE)
+        return stream_refuse(s, reason, "%s", detail);
     stream_is_known(s);
     return OUTCOME_DONE;
 }
@@ -123,7 +125,8 @@ enum outcome down_refuse_enter(struct stream *s)
         return down_refuse(s);
     struct link_reply reply = {.reason = s->reason};
     memcpy(reply.flow_id, s->flow_id, sizeof(reply.flow_id));
-    memcpy(reply.detail, s->detail, sizeof(reply.detail));
+    if (s->detail != NULL)
+        memcpy(reply.detail, s->detail, sizeof(reply.detail));
     struct tls_info info;
     tls_get_info(s->down.tls, &info);
     int size = link_reply_encode(&reply, info.link_version, s->input->data, s->input->cap);

@@ -130,7 +130,8 @@ enum outcome relay_enter(struct stream *s)
     s->established = true;
     s->established_ns = clock_ns();
     s->reason = DP_REASON_NONE; /* an earlier attempt's */
-    s->detail[0] = 0;
+    pool_put(s->env->details, s->detail);
+    s->detail = NULL;
     start_to_up(s);
     start_to_down(s);
     stats_add(s->env->stats, STAT_STREAMS_OPENED, 1);

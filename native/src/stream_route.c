@@ -8,6 +8,7 @@
 #include "policy.h"
 
 static const char revoked[] = "the source's identity is on the deny list";
+static const char no_memory[] = "no memory for the stream's names";
 
 static uint16_t say(uint16_t reason, char *detail, const char *text)
 {
@@ -23,12 +24,12 @@ static bool leaf_denied(const struct dp_snapshot *snap, const struct dp_leaf *le
 
 /* The delegated leaf that the stream goes on with. An expired one is not used: the source then
  * counts as not identified. */
-static uint16_t take_leaf(struct stream *s, const struct dp_leaf *leaf)
+static uint16_t take_leaf(struct stream *s, const struct dp_leaf *leaf, char *detail)
 {
     if (leaf == NULL)
         return DP_REASON_NONE;
     if (leaf_denied(s->env->snapshot, leaf))
-        return say(DP_REASON_REVOKED, s->detail, revoked);
+        return say(DP_REASON_REVOKED, detail, revoked);
     if (leaf->not_after_s <= clock_real_s()) {
         s->leaf_expired = true;
         return DP_REASON_NONE;
@@ -38,94 +39,99 @@ static uint16_t take_leaf(struct stream *s, const struct dp_leaf *leaf)
     return DP_REASON_NONE;
 }
 
-static uint16_t take_service(struct stream *s, const struct service *service, uint32_t set_id)
+static uint16_t take_service(struct stream *s, const struct service *service, uint32_t set_id,
+                             char *detail)
 {
-    snprintf(s->service, sizeof(s->service), "%s", service->name);
+    if (stream_set_name(&s->service, service->name) < 0 ||
+        (service->leaf != NULL && stream_set_name(&s->dst_id, service->leaf->id) < 0))
+        return say(DP_REASON_INTERNAL, detail, no_memory);
     s->service_port = service->port;
     s->source_address = service->source_address;
     s->connect_timeout_ms = service->connect_timeout_ms;
     s->attempts_max = service->attempts_max > 0 ? service->attempts_max : 1;
     s->idle_timeout_ms = service->idle_timeout_ms;
     s->duration_max_ms = service->duration_max_ms;
-    if (service->leaf != NULL)
-        snprintf(s->dst_id, sizeof(s->dst_id), "%s", service->leaf->id);
     s->routed = true;
     struct dp_endpoints *set = set_id != DP_NONE ? sets_get(s->env->sets, set_id) : NULL;
     if (set == NULL)
-        return say(DP_REASON_NO_ENDPOINT, s->detail, "the service has no endpoints");
+        return say(DP_REASON_NO_ENDPOINT, detail, "the service has no endpoints");
     endpoints_ref(set);
     s->set = set;
     return DP_REASON_NONE;
 }
 
-static uint16_t route_to_vip(struct stream *s)
+static uint16_t route_to_vip(struct stream *s, char *detail)
 {
     const struct service *service = snapshot_vip(s->env->snapshot, s->dst_addr, s->dst_port);
     if (service == NULL)
-        return say(DP_REASON_NO_ROUTE, s->detail, "no service at this address and port");
+        return say(DP_REASON_NO_ROUTE, detail, "no service at this address and port");
     s->flow = DP_FLOW_LOCAL; /* until an endpoint at a peer is picked */
-    return take_service(s, service, service->outbound_set);
+    return take_service(s, service, service->outbound_set, detail);
 }
 
-uint16_t stream_route_transparent(struct stream *s)
+uint16_t stream_route_transparent(struct stream *s, char *detail)
 {
     const struct dp_snapshot *snap = s->env->snapshot;
     if (snapshot_is_own_address(snap, s->dst_addr))
-        return say(DP_REASON_OWN_ADDRESS, s->detail, "the destination is the appliance itself");
+        return say(DP_REASON_OWN_ADDRESS, detail, "the destination is the appliance itself");
     const struct host *host = snapshot_host(snap, s->src_addr);
     uint16_t reason = DP_REASON_NONE;
     if (host != NULL) {
         s->grade = host->grade;
-        reason = host->grade == DP_GRADE_NONE ? DP_REASON_REVOKED : take_leaf(s, host->leaf);
-        if (host->leaf != NULL && !s->leaf_expired)
-            snprintf(s->src_id, sizeof(s->src_id), "%s", host->leaf->id);
+        reason = host->grade == DP_GRADE_NONE ? say(DP_REASON_REVOKED, detail, revoked)
+                                              : take_leaf(s, host->leaf, detail);
+        if (host->leaf != NULL && !s->leaf_expired &&
+            stream_set_name(&s->src_id, host->leaf->id) < 0)
+            return say(DP_REASON_INTERNAL, detail, no_memory);
     }
     /* The service is looked up even for a denied source, so that the event can name it. */
-    uint16_t routed = route_to_vip(s);
-    return reason != DP_REASON_NONE ? say(reason, s->detail, revoked) : routed;
+    char unused[DP_DETAIL_MAX + 1];
+    uint16_t routed = route_to_vip(s, reason != DP_REASON_NONE ? unused : detail);
+    return reason != DP_REASON_NONE ? reason : routed;
 }
 
 /* A host's agent with the host's own leaf: it may speak for its own address only. */
-static uint16_t route_agent(struct stream *s, const struct tls_peer *peer)
+static uint16_t route_agent(struct stream *s, const struct tls_peer *peer, char *detail)
 {
     const struct dp_snapshot *snap = s->env->snapshot;
     if (strcmp(peer->trust_domain, snapshot_trust_domain(snap)) != 0)
-        return say(DP_REASON_PEER_IDENTITY, s->detail,
+        return say(DP_REASON_PEER_IDENTITY, detail,
                    "a host's own leaf from another trust domain");
     if (memcmp(s->src_addr, s->down.addr, sizeof(s->src_addr)) != 0) {
         memcpy(s->src_addr, s->down.addr, sizeof(s->src_addr));
-        return say(DP_REASON_FORGED_HEADER, s->detail,
+        return say(DP_REASON_FORGED_HEADER, detail,
                    "the header names a source that is not the host's address");
     }
     const struct host *host = snapshot_agent(snap, peer->id);
     if (host == NULL)
-        return say(DP_REASON_UNIDENTIFIED, s->detail, "no host is enrolled with this identity");
+        return say(DP_REASON_UNIDENTIFIED, detail, "no host is enrolled with this identity");
     s->agent = true;
-    uint16_t reason = take_leaf(s, host->leaf);
-    return reason != DP_REASON_NONE ? reason : route_to_vip(s);
+    uint16_t reason = take_leaf(s, host->leaf, detail);
+    return reason != DP_REASON_NONE ? reason : route_to_vip(s, detail);
 }
 
 /* An appliance that speaks for the source. Only appliances hold delegated leaves: a site's CA
  * signs them for nobody else, so this is a peer's appliance, or our own site's towards a host's
  * agent or a second box. In each case the stream goes to local endpoints and never further. */
-static uint16_t route_inbound(struct stream *s)
+static uint16_t route_inbound(struct stream *s, char *detail)
 {
     s->flow = DP_FLOW_INBOUND;
     uint32_t set = DP_NONE;
     const struct service *service = snapshot_sni(s->env->snapshot, tls_sni(s->down.tls), &set);
     if (service == NULL)
-        return say(DP_REASON_NO_ROUTE, s->detail, "no service is exported with this SNI");
-    return take_service(s, service, set);
+        return say(DP_REASON_NO_ROUTE, detail, "no service is exported with this SNI");
+    return take_service(s, service, set, detail);
 }
 
-uint16_t stream_route_mesh(struct stream *s, const struct link_header *header)
+uint16_t stream_route_mesh(struct stream *s, const struct link_header *header, char *detail)
 {
     static const uint8_t no_flow_id[16];
     const struct tls_peer *peer = tls_peer(s->down.tls);
-    snprintf(s->src_id, sizeof(s->src_id), "%s", peer->id);
+    if (stream_set_name(&s->src_id, peer->id) < 0)
+        return say(DP_REASON_INTERNAL, detail, no_memory);
     s->grade = peer->grade;
     if (header->local)
-        return say(DP_REASON_BAD_HEADER, s->detail, "the header has no addresses (LOCAL)");
+        return say(DP_REASON_BAD_HEADER, detail, "the header has no addresses (LOCAL)");
     memcpy(s->src_addr, header->src_addr, sizeof(s->src_addr));
     memcpy(s->dst_addr, header->dst_addr, sizeof(s->dst_addr));
     s->src_port = header->src_port;
@@ -136,8 +142,8 @@ uint16_t stream_route_mesh(struct stream *s, const struct link_header *header)
      * so whoever holds the header back would outlive a revocation. */
     uint16_t reason = tls_peer_recheck(s->down.tls, s->env->snapshot, clock_real_s());
     if (reason != DP_REASON_NONE)
-        return say(reason, s->detail, tls_detail(s->down.tls));
-    return peer->delegated ? route_inbound(s) : route_agent(s, peer);
+        return say(reason, detail, tls_detail(s->down.tls));
+    return peer->delegated ? route_inbound(s, detail) : route_agent(s, peer, detail);
 }
 
 static const struct service *find_service(const struct stream *s)
@@ -157,7 +163,7 @@ uint16_t stream_authorize(struct stream *s, char *detail)
     if (service == NULL)
         return say(DP_REASON_NO_ROUTE, detail, "the service is gone");
     struct policy_input input = {
-        .id = s->src_id[0] != 0 ? s->src_id : NULL,
+        .id = s->src_id,
         .grade = s->grade,
         .sni = s->down.tls != NULL ? tls_sni(s->down.tls) : "",
     };
@@ -181,10 +187,12 @@ static uint16_t review_source(struct stream *s, char *detail)
     if (s->agent)
         return host != NULL ? DP_REASON_NONE
                             : say(DP_REASON_REAUTHORIZED, detail, "the host is not enrolled any more");
-    if (strcmp(leaf != NULL ? leaf->id : "", s->src_id) != 0 && !s->leaf_expired)
+    bool same = leaf != NULL && s->src_id != NULL ? strcmp(leaf->id, s->src_id) == 0
+                                                  : leaf == NULL && s->src_id == NULL;
+    if (!same && !s->leaf_expired)
         return say(DP_REASON_REAUTHORIZED, detail,
                    "the source's address stands for another identity now");
-    if (s->src_id[0] != 0 && leaf->not_after_s <= clock_real_s())
+    if (s->src_id != NULL && leaf->not_after_s <= clock_real_s())
         return say(DP_REASON_EXPIRED, detail, "the source's leaf has expired");
     s->grade = host != NULL ? host->grade : DP_GRADE_NONE;
     return DP_REASON_NONE;

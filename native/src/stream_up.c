@@ -60,11 +60,10 @@ static enum outcome admit(struct stream *s)
     if (s->flow != DP_FLOW_INBOUND)
         s->flow = s->endpoint->kind == DP_ENDPOINT_MESH ? DP_FLOW_OUTBOUND : DP_FLOW_LOCAL;
     if (s->flow != DP_FLOW_OUTBOUND) { /* else the destination's site decides and says why */
-        uint16_t reason = stream_authorize(s, s->detail);
-        if (reason != DP_REASON_NONE) {
-            s->reason = reason;
-            return OUTCOME_REFUSED;
-        }
+        char detail[DP_DETAIL_MAX + 1] = "";
+        uint16_t reason = stream_authorize(s, detail);
+        if (reason != DP_REASON_NONE)
+            return stream_refuse(s, reason, "%s", detail);
     } else if (s->leaf == NULL && s->leaf_expired) {
         return stream_refuse(s, DP_REASON_EXPIRED, "the source's leaf has expired");
     } else if (s->leaf == NULL) {
@@ -242,7 +241,8 @@ enum outcome up_handshake(struct stream *s)
         (void)stream_refuse(s, reason, "%s", tls_detail(s->up.tls));
         return try_next(s);
     }
-    snprintf(s->dst_id, sizeof(s->dst_id), "%s", tls_peer(s->up.tls)->id);
+    if (stream_set_name(&s->dst_id, tls_peer(s->up.tls)->id) < 0)
+        return stream_refuse(s, DP_REASON_INTERNAL, "no memory for the stream's names");
     return OUTCOME_DONE;
 }
 

@@ -277,6 +277,8 @@ static int env_init(struct stream_env *env, const dp_config *config, uint16_t nu
     if (r == 0)
         r = pool_new(sizeof(struct stream), config->streams_max, &env->streams);
     if (r == 0)
+        r = pool_new(DP_DETAIL_MAX + 1, config->streams_max, &env->details);
+    if (r == 0)
         r = pool_new(ejection_size(), EJECTIONS_MAX, &env->ejections);
     if (r == 0)
         r = tls_sessions_new(tls, config->sessions_max, &env->sessions);
@@ -302,6 +304,7 @@ static void env_fini(struct stream_env *env)
     sets_free(env->sets);
     snapshot_unref(env->snapshot);
     pool_free(env->ejections);
+    pool_free(env->details);
     pool_free(env->streams);
     strangers_free(env->strangers);
     buffers_free(env->records);

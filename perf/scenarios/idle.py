@@ -17,7 +17,7 @@ from perf.process import private_bytes
 from perf.scenarios.l4_mtls import PEERS
 
 STREAMS = 4_000
-WARM = 200  # before: what is allocated once
+WARM = 1_000  # held before, and let go: what is allocated once is there then
 BUFFER_BYTES = 16_384
 KIB = 1024
 
