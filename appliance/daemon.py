@@ -196,7 +196,7 @@ class Daemon:
         await self.book.hear(last, seconds, self.peering.connected)
 
     async def findings(self) -> list[tuple[str, str, str]]:
-        return await checks.findings(self.site)
+        return await checks.findings(self.site, self.offload)
 
     def preferred_records(self) -> str:
         """As the OffloadProfile says, or the Site when there is none."""

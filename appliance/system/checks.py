@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import ApplianceError
 from appliance.site import Site
-from appliance.system import links, nft
+from appliance.system import links, nft, requirements
+from appliance.system.finding import Finding
 from appliance.system.links import Link
 from appliance.system.nft import Count
+from appliance.system.offload import Nic, Offload
 
 MTU_MIN = 1280  # IPv6 needs it
 PIPE_BYTES = 1 << 20
@@ -24,16 +25,14 @@ SOMAXCONN = 4096
 ROOT = Path("/")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    level: str  # ok, warning, error
-    what: str
-    fix: str = ""
-
-
-async def findings(site: Site) -> list[tuple[str, str, str]]:
+async def findings(site: Site, offload: Offload) -> list[tuple[str, str, str]]:
     """All checks of this machine now: (level, what, fix)."""
-    found = [*machine(site), *network(site, await links.links())]
+    found = [*machine(site), *requirements.findings(offload.prefer)]
+    found += network(site, await links.links())
+    try:
+        found += cards(await offload.nics(), await offload.drifted(), offload.prefer)
+    except ApplianceError as error:  # a profile's file
+        found.append(Finding("error", f"NICs cannot be looked at: {error}", "install sluice again"))
     try:
         found += traffic(await nft.counters())
     except ApplianceError as error:
@@ -45,7 +44,6 @@ def machine(site: Site, root: Path = ROOT) -> tuple[Finding, ...]:
     """Programs, kernel features and settings."""
     checks: Sequence[Callable[[Site, Path], Finding]] = (
         _nft,
-        _kernel_tls,
         _pipes,
         _open_files,
         _backlog,
@@ -107,6 +105,27 @@ def traffic(counters: dict[str, Count]) -> tuple[Finding, ...]:
     )
 
 
+def cards(nics: Sequence[Nic], drifted: Sequence[str], prefer: str) -> tuple[Finding, ...]:
+    """What was set and is not so any more; with prefer: nic, whether mesh NICs encrypt."""
+    found = [Finding("warning", each, "sluice offload apply, or revert") for each in drifted]
+    for nic in nics if prefer == "nic" else ():
+        held = nic.device.settings.get("tls-hw-tx-offload")
+        what = f"prefer: nic, but {nic.device.name} ({nic.model})"
+        if "mesh" not in nic.serves:
+            continue
+        if held is None or (held.fixed and not held.value):
+            found.append(
+                Finding("warning", f"{what} has no TLS offload", "prefer: ktls, or another card")
+            )
+        elif not held.value:
+            found.append(
+                Finding("warning", f"{what} has its TLS offload off", "sluice offload apply")
+            )
+        else:
+            found.append(Finding("ok", f"{nic.device.name} seals TLS 1.2 in hardware"))
+    return tuple(found)
+
+
 def _interface(name: str, link: Link | None) -> Finding:
     if link is None:
         return Finding(
@@ -135,16 +154,6 @@ def _nft(site: Site, root: Path) -> Finding:
             "warning", "the kernel module nft_tproxy is not loaded", "modprobe nft_tproxy"
         )
     return Finding("ok", "nftables with TPROXY")
-
-
-def _kernel_tls(site: Site, root: Path) -> Finding:
-    if "tls" in _read(root / "proc/sys/net/ipv4/tcp_available_ulp").split():
-        return Finding("ok", "kernel TLS")
-    return Finding(
-        "warning",
-        "no kernel TLS: records are sealed in user space",
-        "modprobe tls, if there is one",
-    )
 
 
 def _pipes(site: Site, root: Path) -> Finding:

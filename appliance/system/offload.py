@@ -55,6 +55,11 @@ class Offload:
         self._kept, self._profiles = kept, profiles
         self._lock = asyncio.Lock()
 
+    @property
+    def prefer(self) -> str:
+        """As the OffloadProfile says."""
+        return self._prefer()
+
     async def nics(self) -> tuple[Nic, ...]:
         """Those that serve hosts or the mesh, and what is below them. Raises InvalidInput when a
         profile's file cannot be read."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from appliance.system.checks import Finding, machine, network, traffic
+from appliance.system.checks import machine, network, traffic
+from appliance.system.finding import Finding
 from appliance.system.links import Link
 from appliance.system.nft import Count
 from tests.unit.appliance.system.test_nft import SITE
 
 GOOD = {
     "proc/modules": "nft_tproxy 16384 0 - Live 0x0\n",
-    "proc/sys/net/ipv4/tcp_available_ulp": "espintcp mptcp tls\n",
     "proc/sys/fs/pipe-max-size": "1048576\n",
     "proc/sys/fs/nr_open": "1073741816\n",
     "proc/sys/net/core/somaxconn": "4096\n",
@@ -40,7 +40,6 @@ def test_a_good_machine_has_no_warning(tmp_path: Path) -> None:
     ("name", "text", "told"),
     [
         ("proc/modules", "", "nft_tproxy is not loaded"),
-        ("proc/sys/net/ipv4/tcp_available_ulp", "espintcp\n", "no kernel TLS"),
         ("proc/sys/fs/pipe-max-size", "65536\n", "at most 65536 bytes"),
         ("proc/sys/fs/nr_open", "1024\n", "may have 1024"),
         ("proc/sys/net/core/somaxconn", "128\n", "only 128 connections"),
