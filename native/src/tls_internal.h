@@ -1,7 +1,8 @@
 /* tls_internal.h: what the files of one TLS leg share: tls (contexts, handshake), tls_verify (who
  * is the peer), tls_chains (whose chain was good before), tls_tickets (server's side of
- * resumption), tls_sessions (client's side), tls_bio (the socket), tls_profile (versions, suites),
- * record_openssl (the bytes) and tls_user (the bytes handed over to our own records or the kernel's).
+ * resumption), tls_sessions (client's side), tls_bio (the socket), tls_library (whose algorithms),
+ * tls_profile (versions, suites), record_openssl (the bytes) and tls_user (the bytes handed over to
+ * our own records or the kernel's).
  * Nobody else includes it. */
 #ifndef SLUICE_TLS_INTERNAL_H
 #define SLUICE_TLS_INTERNAL_H
@@ -89,6 +90,9 @@ void tls_refuse(struct tls_refusal *refusal, uint16_t reason, const char *format
 /* Turns OpenSSL's error queue and the socket's last error into a refusal. */
 void tls_refuse_from_openssl(struct tls *tls, const char *during);
 
+/* tls_library.c: where SSL_CTXs get their algorithms; NULL = from OpenSSL's default context. */
+OSSL_LIB_CTX *tls_library(void);
+
 /* tls_bio.c: a BIO over tls->rec.fd by the table of system calls; -ENOMEM. */
 DP_MUST_CHECK int tls_bio_attach(struct tls *tls);
 
@@ -131,6 +135,8 @@ DP_MUST_CHECK int tls_verify_keep(struct tls *tls, X509 *leaf, STACK_OF(X509) *o
 DP_MUST_CHECK bool tls_profile_on_hello(struct tls *tls);
 /* After the handshake: is all there that TLS 1.2 must have here? false: refused. */
 DP_MUST_CHECK bool tls_profile_is_kept(struct tls *tls);
+/* May a session go on with its suite? OpenSSL asks the other side's list alone, or none. */
+DP_MUST_CHECK bool tls_profile_has_suite(struct tls *tls, const SSL_SESSION *session);
 
 /* tls_user.c */
 void tls_user_attach(SSL_CTX *ctx);

@@ -108,6 +108,12 @@ bool tls_profile_on_hello(struct tls *tls)
            SSL_set_max_proto_version(tls->ssl, TLS1_2_VERSION);
 }
 
+bool tls_profile_has_suite(struct tls *tls, const SSL_SESSION *session)
+{
+    const SSL_CIPHER *suite = SSL_SESSION_get0_cipher(session);
+    return suite != NULL && sk_SSL_CIPHER_find(SSL_get_ciphers(tls->ssl), suite) >= 0;
+}
+
 bool tls_profile_is_kept(struct tls *tls)
 {
     if (SSL_version(tls->ssl) != TLS1_2_VERSION || SSL_get_extms_support(tls->ssl) == 1)

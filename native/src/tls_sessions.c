@@ -145,6 +145,7 @@ void tls_sessions_offer(struct tls *tls, const struct dp_snapshot *snap)
     struct tls_peer peer;
     struct tls_refusal why_not = {0}; /* not the connection's: a full handshake follows */
     if (clock_real_s() >= entry->expires_s || !SSL_SESSION_is_resumable(entry->session) ||
+        !tls_profile_has_suite(tls, entry->session) ||
         !tls_verify_resumed(tls, SSL_SESSION_get0_peer(entry->session), entry->bundle_fingerprint,
                             snap, &peer, &why_not)) {
         drop(sessions, at);

@@ -60,6 +60,31 @@ static void a_changed_profile_ends_sessions(void)
     }
 }
 
+/* Nor one with a suite that is no longer taken. */
+static void fewer_suites_end_sessions(void)
+{
+    static const uint8_t versions[] = {NEVER, PREFER};
+    for (int i = 0; i < 4; i++) {
+        struct sites sites;
+        struct pair pair;
+        struct tls_info info;
+        sites_init(&sites);
+        pair_client_offload = pair_server_offload = (dp_offload){.tls12 = versions[i % 2]};
+        REQUIRE(pair_connect(&pair, &sites, sites.web, PAYMENTS_SNI, PAYMENTS_ID));
+        pair_close(&pair);
+        *(i / 2 == 0 ? &pair_client_offload.ciphers : &pair_server_offload.ciphers) = 2;
+        for (int resumed = 0; resumed < 2; resumed++) {
+            REQUIRE(pair_connect(&pair, &sites, sites.web, PAYMENTS_SNI, PAYMENTS_ID));
+            CHECK_INT(pair_is_resumed(&pair), resumed);
+            tls_get_info(pair.client, &info);
+            CHECK_INT(info.cipher, versions[i % 2] == PREFER ? 0xc02c : 0x1302);
+            pair_close(&pair);
+        }
+        sites_fini(&sites);
+    }
+    pair_client_offload = pair_server_offload = (dp_offload){0};
+}
+
 static void suites_as_the_profiles_have_them(void)
 {
     static const struct {
@@ -202,5 +227,6 @@ static void a_stripped_version_is_noticed(void)
 }
 
 TLS_TEST_MAIN(TEST(both_have_to_want_it), TEST(a_changed_profile_ends_sessions),
-              TEST(suites_as_the_profiles_have_them), TEST(what_tls_12_must_have),
-              TEST(a_server_without_ems_is_refused), TEST(a_stripped_version_is_noticed))
+              TEST(fewer_suites_end_sessions), TEST(suites_as_the_profiles_have_them),
+              TEST(what_tls_12_must_have), TEST(a_server_without_ems_is_refused),
+              TEST(a_stripped_version_is_noticed))
