@@ -196,11 +196,11 @@ int tls_context_new(struct tls_context **ret)
         return -ENOMEM;
     int r = tls_tickets_new(&ctx->tickets);
     if (r == 0) {
-        ctx->server = SSL_CTX_new(TLS_server_method());
+        ctx->server = SSL_CTX_new_ex(tls_library(), NULL, TLS_server_method());
         r = context_server(ctx->server);
     }
     if (r == 0) {
-        ctx->client = SSL_CTX_new(TLS_client_method());
+        ctx->client = SSL_CTX_new_ex(tls_library(), NULL, TLS_client_method());
         r = context_client(ctx->client);
     }
     if (r == 0)

@@ -42,6 +42,9 @@ struct tls_client {              /* all borrowed until tls_new_client returns, b
     size_t expected_count;
 };
 
+/* First thing in a thread that will shake hands; without it they only take longer. */
+void tls_thread_init(void);
+
 DP_MUST_CHECK int tls_context_new(struct tls_context **ret);
 void tls_context_free(struct tls_context *ctx);
 /* As if we knew no newer version, TLS_LINK_VERSION_MIN or more. Before the first leg; -ENOMEM. */

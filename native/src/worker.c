@@ -236,6 +236,7 @@ static void *thread_main(void *arg)
 {
     struct worker *worker = arg;
     struct stream_env *env = &worker->env;
+    tls_thread_init();
     if (env->config->update_interval_ms > 0)
         timer_arm(env->timers, &worker->update_timer,
                   clock_ms() + env->config->update_interval_ms);

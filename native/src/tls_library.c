@@ -1,0 +1,122 @@
+/* tls_library.c: OpenSSL's algorithms as handshakes get them. OpenSSL before 3.2 finds the decoder
+ * for a certificate's key anew each time, by asking every decoder that there is whether it might
+ * serve; with the default provider's forty that is two thirds of decoding a P-256 certificate. So
+ * handshakes see the same provider with the few decoders that can read a certificate's key.
+ * Of its algorithms nothing is changed or added. Reads no file. */
+#include <openssl/core_dispatch.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/provider.h>
+
+#include "tls_internal.h"
+
+enum { DECODERS_MAX = 16 };
+
+static struct {                  /* made once a process, and kept */
+    CRYPTO_ONCE once;
+    OSSL_LIB_CTX *ctx;           /* NULL = the process's own is as good, or all there is */
+    OSSL_LIB_CTX *inner_ctx;     /* where the whole provider lives */
+    OSSL_PROVIDER *inner;
+    OSSL_ALGORITHM decoders[DECODERS_MAX + 1];
+} library = {.once = CRYPTO_ONCE_STATIC_INIT};
+
+/* Whose keys a certificate may have. */
+static bool is_needed(const OSSL_ALGORITHM *decoder)
+{
+    static const char *const kinds[] = {"EC", "RSA", "RSA-PSS", "ED25519", "ED448"};
+    if (strstr(decoder->property_definition, "structure=SubjectPublicKeyInfo") == NULL)
+        return false;
+    for (size_t i = 0; i < DP_COUNT(kinds); i++) {
+        size_t len = strlen(kinds[i]); /* other names may follow */
+        const char *names = decoder->algorithm_names;
+        if (strncmp(names, kinds[i], len) == 0 && (names[len] == '\0' || names[len] == ':'))
+            return true;
+    }
+    return false;
+}
+
+static const OSSL_ALGORITHM *query(void *context, int operation, int *ret_no_cache)
+{
+    (void)context;
+    if (operation != OSSL_OP_DECODER)
+        return OSSL_PROVIDER_query_operation(library.inner, operation, ret_no_cache);
+    *ret_no_cache = 0;
+    return library.decoders;
+}
+
+static int capabilities(void *context, const char *name, OSSL_CALLBACK *callback, void *arg)
+{
+    (void)context;
+    return OSSL_PROVIDER_get_capabilities(library.inner, name, callback, arg);
+}
+
+static int provider_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in,
+                         const OSSL_DISPATCH **ret_functions, void **ret_context)
+{
+    static const OSSL_DISPATCH functions[] = {
+        {OSSL_FUNC_PROVIDER_QUERY_OPERATION, (void (*)(void))query},
+        {OSSL_FUNC_PROVIDER_GET_CAPABILITIES, (void (*)(void))capabilities},
+        {0, NULL}};
+    (void)handle;
+    (void)in;
+    *ret_functions = functions;
+    *ret_context = OSSL_PROVIDER_get0_provider_ctx(library.inner); /* its algorithms ask for it */
+    return 1;
+}
+
+static int count_foreign(OSSL_PROVIDER *provider, void *arg)
+{
+    *(unsigned *)arg += strcmp(OSSL_PROVIDER_get0_name(provider), "default") != 0;
+    return 1;
+}
+
+/* Has the machine's administrator chosen other algorithms, such as FIPS's? Then those it is. */
+static bool is_configured(void)
+{
+    unsigned foreign = 0;
+    return !OSSL_PROVIDER_do_all(NULL, count_foreign, &foreign) || foreign > 0 ||
+           EVP_default_properties_is_fips_enabled(NULL);
+}
+
+static bool choose_decoders(void)
+{
+    int no_cache;
+    size_t count = 0;
+    const OSSL_ALGORITHM *all =
+        OSSL_PROVIDER_query_operation(library.inner, OSSL_OP_DECODER, &no_cache);
+    for (; all != NULL && all->algorithm_names != NULL; all++)
+        if (is_needed(all)) {
+            if (count == DECODERS_MAX)
+                return false;
+            library.decoders[count++] = *all;
+        }
+    return count > 0;
+}
+
+static void make(void)
+{
+    if (OPENSSL_version_major() != 3 || OPENSSL_version_minor() >= 2 || is_configured())
+        return;
+    library.inner_ctx = OSSL_LIB_CTX_new();
+    OSSL_LIB_CTX *ctx = OSSL_LIB_CTX_new();
+    library.inner = library.inner_ctx != NULL
+                        ? OSSL_PROVIDER_load(library.inner_ctx, "default") : NULL;
+    if (ctx != NULL && library.inner != NULL && choose_decoders() &&
+        OSSL_PROVIDER_add_builtin(ctx, "sluice", provider_init) &&
+        OSSL_PROVIDER_load(ctx, "sluice") != NULL)
+        library.ctx = ctx;
+    else
+        OSSL_LIB_CTX_free(ctx);
+}
+
+OSSL_LIB_CTX *tls_library(void)
+{
+    return CRYPTO_THREAD_run_once(&library.once, make) ? library.ctx : NULL;
+}
+
+void tls_thread_init(void)
+{
+    /* For what asks for no context by name: a session's certificate, when it is decoded. */
+    if (tls_library() != NULL)
+        (void)OSSL_LIB_CTX_set0_default(tls_library());
+}
