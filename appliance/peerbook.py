@@ -23,6 +23,7 @@ from appliance.registry.peers import Peers, state_of
 from appliance.registry.revocations import Revocations
 from appliance.registry.view import RegistryView
 from appliance.site import Site
+from dataplane.snapshot import Address
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,21 @@ class PeerBook:
         )
 
     # -- what peers tell; api.conversation.Book ----------------------------------------------------
+
+    def greeted(self, peer: str, addresses: tuple[Address, ...], port: int) -> None:
+        """A site peers at an address of its mesh listener's: that moves with it."""
+        known = next((each for each in self._view.now.peers if each.name == peer), None)
+        if known is None or (known.mesh_addresses, known.mesh_port) == (addresses, port):
+            return
+        moved = known.peering_address in known.mesh_addresses
+        stays = not moved or known.peering_address in addresses
+        self._peers.set_mesh(
+            peer, addresses, port, known.peering_address if stays else addresses[0]
+        )
+        self._audit.record(
+            peer, "moved", f"its mesh listener is at {', '.join(map(str, addresses))} port {port}"
+        )
+        self._view.changed()
 
     def exports_heard(self, peer: str, services: tuple[ImportedService, ...]) -> None:
         now = int(self._clock())

@@ -43,6 +43,11 @@ class Bucket:
         self._level -= amount
         return True
 
+    def wait_s(self, amount: float = 1.0) -> float:
+        """How long until there is enough."""
+        self._refill()
+        return max(0.0, amount - self._level) / self._rate.per_second
+
     def charge(self, amount: float) -> None:
         """Takes what there is of it: for what is known to be bad only after it was let in."""
         self._refill()

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from appliance.api._gen import peering_pb2 as pb
+from appliance.enroll.admit import reachable
 from appliance.errors import InvalidInput, LimitReached, Unavailable
 from appliance.identity import is_label, parse
 from appliance.registry.model import ImportedService, ServicePort
 from appliance.registry.revocations import is_serial
+from dataplane.snapshot import Address
 
 VERSION = 1
 KEEPALIVE_S = 5.0
@@ -25,6 +27,7 @@ SERVICES_MAX = 10_000
 PORTS_MAX = 256
 NAMES_MAX = 64  # identities or subsets of a service
 DENIED_MAX = 65_536
+ADDRESSES_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,10 @@ class Facts:
 
 class Book(Protocol):
     """Where what a peer tells is kept."""
+
+    def greeted(self, peer: str, addresses: tuple[Address, ...], port: int) -> None:
+        """Where its mesh listener is now."""
+        ...
 
     def exports_heard(self, peer: str, services: tuple[ImportedService, ...]) -> None: ...
 
@@ -138,6 +145,8 @@ class Conversation:
             raise InvalidInput(f"{self.peer} speaks version {hello.version} of peering")
         if hello.trust_domain != self.trust_domain:
             raise InvalidInput(f"{self.peer} says it is {hello.trust_domain[:80]}")
+        if hello.mesh_addresses:
+            self._book.greeted(self.peer, *_listener(hello))
 
     def _take(self, what: str | None, word: pb.Word) -> None:
         if what == "exports":
@@ -152,6 +161,15 @@ class Conversation:
             self.changed()
         elif what == "heard":
             self._book.acknowledged(self.peer, min(word.heard.last, self._facts().denied_last))
+
+
+def _listener(hello: pb.Hello) -> tuple[tuple[Address, ...], int]:
+    """Raises LimitReached, InvalidInput."""
+    if len(hello.mesh_addresses) > ADDRESSES_MAX:
+        raise LimitReached(f"a peer has more than {ADDRESSES_MAX} addresses")
+    if not 1 <= hello.mesh_port <= 65535:
+        raise InvalidInput(f"a peer listens on {hello.mesh_port}, which is no port")
+    return reachable(hello.mesh_addresses), hello.mesh_port
 
 
 def services_of(exports: pb.Exports) -> tuple[ImportedService, ...]:

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -24,6 +24,7 @@ from appliance.api._gen import peering_pb2_grpc
 from appliance.api.auth import Revoked, remote_appliance
 from appliance.api.conversation import SILENCE_MAX_S, Book, Conversation, Facts
 from appliance.errors import ApplianceError, Denied
+from appliance.rate import Bucket, Rate
 from appliance.registry.model import Peer
 from appliance.tasks import Tasks
 from dataplane.snapshot import Leaf
@@ -34,6 +35,7 @@ MESSAGE_BYTES_MAX = 16 << 20
 CALLS_MAX = 64
 _PAUSE_MIN_S = 0.5
 _PAUSE_MAX_S = 10.0  # so long at most is a healed link not noticed
+WORDS = Rate(burst=200, per_second=10)  # more than that of one peer are read more slowly
 _STEADY_S = 5.0  # a stream that lasted so long has its failures forgiven
 OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -52,6 +54,7 @@ class _Link:
     task: asyncio.Task[Any] | None = None  # the stream's, to replace it
     last_seen: float = 0.0
     detail: str = "not connected yet"
+    words: Bucket = field(default_factory=lambda: Bucket(WORDS))  # also of the next stream
 
 
 class Peering(peering_pb2_grpc.PeeringServicer):
@@ -73,7 +76,7 @@ class Peering(peering_pb2_grpc.PeeringServicer):
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks()
         self._server: grpc.aio.Server | None = None
-        self.refused = 0
+        self.refused = self.held_back = 0
 
     # -- the daemon's side -----------------------------------------------------------------------
 
@@ -237,6 +240,10 @@ class Peering(peering_pb2_grpc.PeeringServicer):
         async def seen() -> AsyncIterator[pb.Word]:
             async for word in incoming:
                 link.last_seen, link.detail = self._clock(), ""
+                if not link.words.take():
+                    self.held_back += 1
+                    await asyncio.sleep(link.words.wait_s())
+                    link.words.charge(1)
                 yield word
 
         async def speak() -> None:

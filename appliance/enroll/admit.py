@@ -6,7 +6,7 @@ Performs no I/O. Every refusal is a Denied with one line that says what to do.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Protocol
@@ -200,9 +200,9 @@ def check_offer(offer: Offer, own: Site, peers: dict[str, str], name: str) -> Pe
         trust_domain=offer.trust_domain,
         appliance_id=offer.appliance_id,
         bundle_pem=offer.bundle_pem,
-        mesh_addresses=_addresses(offer.mesh_addresses),
+        mesh_addresses=reachable(offer.mesh_addresses),
         mesh_port=offer.mesh_port,
-        peering_address=_addresses([offer.peering_address])[0],
+        peering_address=reachable([offer.peering_address])[0],
         peering_port=offer.peering_port,
     )
 
@@ -225,7 +225,8 @@ def check_bundle(bundle_pem: str, trust_domain: str) -> tuple[x509.Certificate, 
     return tuple(certificates)
 
 
-def _addresses(texts: Sequence[str]) -> tuple[Address, ...]:
+def reachable(texts: Iterable[str]) -> tuple[Address, ...]:
+    """Addresses that a peer gives for itself. Raises InvalidInput."""
     try:
         addresses = tuple(ip_address(text) for text in texts)
     except ValueError as error:

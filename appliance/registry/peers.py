@@ -14,6 +14,7 @@ from typing import Any
 from appliance.errors import Conflict, LimitReached, NotFound
 from appliance.registry.model import ImportedService, Peer, PeerState, ServicePort
 from appliance.registry.store import Row, Store
+from dataplane.snapshot import Address
 
 PEERS_MAX = 256
 
@@ -92,6 +93,16 @@ class Peers:
 
     def set_bundle(self, name: str, bundle_pem: str) -> None:
         self._store.run("UPDATE peers SET bundle_pem = ? WHERE name = ?", (bundle_pem, name))
+
+    def set_mesh(
+        self, name: str, addresses: Sequence[Address], port: int, peering_address: Address
+    ) -> None:
+        """Where its mesh listener and its peering are now."""
+        self._store.run(
+            "UPDATE peers SET mesh_addresses = ?, mesh_port = ?, peering_address = ?"
+            " WHERE name = ?",
+            (json.dumps([str(each) for each in addresses]), port, str(peering_address), name),
+        )
 
     def set_seen(self, name: str, now: int) -> None:
         self._store.run("UPDATE peers SET last_seen = ? WHERE name = ?", (now, name))

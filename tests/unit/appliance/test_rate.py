@@ -47,3 +47,14 @@ def test_the_table_of_sources_is_bounded() -> None:
         assert buckets.take(source)
     assert not buckets.take("c")
     assert buckets.take("a")  # forgotten, so new again
+
+
+def test_a_bucket_says_how_long_to_wait() -> None:
+    clock = Hand()
+    bucket = Bucket(Rate(burst=2, per_second=4), clock)
+    assert bucket.wait_s() == 0
+    assert bucket.take(2)
+    assert bucket.wait_s() == 0.25
+    clock.now += 0.25
+    assert bucket.wait_s() == 0
+    assert bucket.take()

@@ -21,13 +21,17 @@ from appliance.api.auth import Revoked
 from appliance.api.conversation import Conversation, Facts, denied_of, services_of
 from appliance.api.peering import Peering
 from appliance.errors import ApplianceError, InvalidInput, LimitReached, Unavailable
+from appliance.rate import Rate
 from appliance.registry.model import ImportedService, Peer, ServicePort
-from dataplane.snapshot import Leaf
+from dataplane.snapshot import Address, Leaf
 from tests.unit.appliance.api.pki import Pki
 
 A, B = Pki("a.example"), Pki("b.example")
 WEB = ImportedService("web", "default", (ServicePort(80, 80),),
                       ("spiffe://b.example/ns/default/sa/web",))  # fmt: skip
+
+
+NOTHING = Facts("a.example", "")
 
 
 class Notes:
@@ -38,7 +42,11 @@ class Notes:
         self.bundles: dict[str, str] = {}
         self.denied: dict[str, Any] = {}
         self.heard: dict[str, int] = {}
+        self.moved: dict[str, tuple[tuple[Address, ...], int]] = {}
         self.published = True
+
+    def greeted(self, peer: str, addresses: tuple[Address, ...], port: int) -> None:
+        self.moved[peer] = addresses, port
 
     def exports_heard(self, peer: str, services: tuple[ImportedService, ...]) -> None:
         self.exports[peer] = services
@@ -157,6 +165,37 @@ async def test_both_sides_tell_what_they_have_and_what_changes() -> None:
         a.tell(bundle_pem="NEW")
         await eventually(lambda: b.book.bundles.get("a") == "NEW")
         assert a.peering.detail("b") == ""
+
+
+async def test_a_peer_says_where_it_is_now() -> None:
+    async with sites() as (a, b):
+        b.facts = replace(b.facts, mesh_addresses=("198.18.255.9", "fd53::9"), mesh_port=15_999)
+        meet(a, b)
+        await eventually(lambda: a.peering.connected("b"))
+        assert a.book.moved["b"] == ((ip_address("198.18.255.9"), ip_address("fd53::9")), 15_999)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "port"),
+    [(["127.0.0.1"], 1), (["198.18.0.1"], 0), (["nowhere"], 1), (["198.18.0.1"] * 17, 1)],
+)
+async def test_a_peer_is_nowhere_that_cannot_be(addresses: list[str], port: int) -> None:
+    hello = pb.Hello(version=1, trust_domain="b.example", mesh_addresses=addresses, mesh_port=port)
+    heard = Notes()
+    with pytest.raises((InvalidInput, LimitReached)):
+        await Conversation("b", "b.example", lambda: NOTHING, heard).listen(
+            _said([pb.Word(hello=hello)])
+        )
+    assert heard.moved == {}
+
+
+async def test_who_says_too_much_is_heard_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peering, "WORDS", Rate(burst=20, per_second=0.001))
+    async with sites() as (a, b):
+        meet(a, b)
+        await eventually(lambda: a.peering.connected("b"))
+        await eventually(lambda: a.peering.held_back == b.peering.held_back == 1)
+        assert a.peering.connected("b")  # for now: silence ends it
 
 
 async def test_a_cut_link_heals() -> None:

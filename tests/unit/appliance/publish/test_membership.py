@@ -311,6 +311,23 @@ async def test_a_peer_that_joins_again_on_a_living_stream_keeps_its_services(wor
     assert (world.peers.get("b").mesh_port, world.peers.heard()["b"]) == (15009, 7)
 
 
+async def test_a_peer_that_moved_is_reached_where_it_is(world: World) -> None:
+    await enrolment(world).peer_joined("b", OFFER)
+    notes, new = book(world), ip_address("198.18.255.9")
+    old = OFFER.mesh_addresses
+    notes.greeted("b", old, 15008)
+    assert world.audit.entries() == ()
+    notes.greeted("b", (*old, new), 15999)  # one more: peering stays where it was
+    peer = world.peers.get("b")
+    assert (peer.mesh_addresses, peer.mesh_port) == ((*old, new), 15999)
+    assert peer.peering_address == old[0]
+    notes.greeted("b", (new,), 15999)
+    peer = world.peers.get("b")
+    assert (peer.mesh_addresses, peer.peering_address) == ((new,), new)
+    assert [entry.what for entry in world.audit.entries()] == ["moved", "moved"]
+    notes.greeted("stranger", (new,), 1)
+
+
 async def test_a_peers_bundle_is_replaced_only_by_one_of_its_own(world: World) -> None:
     await enrolment(world).peer_joined("b", OFFER)
     notes, new = book(world), Pki("b.example")
