@@ -57,7 +57,7 @@ from appliance.registry.store import Store
 from appliance.registry.view import RegistryView
 from appliance.report import Reporter, Troubles
 from appliance.site import Site, load_site
-from appliance.system import checks, nft
+from appliance.system import checks, links, nft
 from appliance.system.network import Network
 from appliance.system.offload import Offload
 from appliance.system.rooted import SupervisorClient
@@ -161,7 +161,8 @@ class Daemon:
         )
         self.view.listen(lambda services: self.registry_changed(services))
         self.publisher.listen(self.was_published)
-        self.bound = asyncio.Event()
+        self.bound, self.network_changed = asyncio.Event(), asyncio.Event()
+        self.network_changed.set()  # nothing is there yet
         self.listeners = Listeners(
             site,
             paths,
@@ -212,6 +213,7 @@ class Daemon:
             **{f"ca_{name}": count for name, count in asked.items()},
             **{f"supervisor_{name}": count for name, count in self.supervised.items()},
             "peering_refused": self.peering.refused,
+            "peering_words_held_back": self.peering.held_back,
         }
 
     def registry_changed(self, services: frozenset[str] | None) -> None:
@@ -259,20 +261,38 @@ class Daemon:
 
     async def keep_network(self) -> None:
         """nft, routes and pinned neighbours follow the hosts. Never returns."""
-        installed = False
         while True:
             self.bound.clear()
             bound = nft.bindings(hosts(self.publisher.model, self.view.now))
             try:
-                await (self.network.bind(bound) if installed else self.network.install(bound))
-                installed = True
+                if self.network_changed.is_set():
+                    self.network_changed.clear()
+                    await self.network.install(bound)
+                else:
+                    await self.network.bind(bound)
                 self.troubles.clear("network")
             except ApplianceError as error:
+                self.network_changed.set()
                 self.troubles.set("network", str(error))
                 log.error("network: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
             await self.bound.wait()
+
+    async def watch_links(self) -> None:
+        """What a lost interface took with it is put back when it is there again. Never returns."""
+        ours = frozenset(self.site.spec.hosts.interfaces)
+        before = None
+        async for _ in links.changes():
+            try:
+                now = [each for each in await links.links() if each.name in ours]
+            except ApplianceError:  # they changed while they were read
+                now = []
+            if before is not None and now != before:
+                log.info("interfaces changed")
+                self.network_changed.set()
+                self.bound.set()
+            before = now
 
     async def count(self) -> None:
         """What nftables and the supervisor counted is known here too. Never returns."""
@@ -288,7 +308,8 @@ class Daemon:
         while True:
             try:
                 self.ca_info = await self.ca.info()
-                self.view.set_bundle(await self.ca.bundle())
+                if self.view.set_bundle(await self.ca.bundle()):
+                    await self.leaves.renew_all()
                 self.troubles.clear("ca")
                 await asyncio.sleep(CA_LOOK_S)
             except ApplianceError as error:
@@ -358,6 +379,7 @@ class Daemon:
                         "peers": self.book.run(self.peering),
                         "ca": self.keep_ca(),
                         "network": self.keep_network(),
+                        "links": self.watch_links(),
                         "counts": self.count(),
                     }.items()
                 ]

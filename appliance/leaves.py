@@ -89,6 +89,11 @@ class Leaves:
         if any(before.get(key) is not held for key, held in self._held.items()):
             self._renewed()
 
+    async def renew_all(self) -> None:
+        """The CA is another one: what it did not sign is of no use."""
+        self._due = dict.fromkeys(self._due, self._clock())
+        await self.renew()
+
     def _wait_s(self) -> float:
         if self.refused or self.unanswered or self.missing(self._needs.values()):
             return _RETRY_S

@@ -42,12 +42,13 @@ class RegistryView:
         self.now = self._read()
         self._tell(None)
 
-    def set_bundle(self, bundle_pem: str) -> None:
-        """The site's own CA certificates."""
-        if bundle_pem != self._bundle_pem:
-            self._bundle_pem = bundle_pem
+    def set_bundle(self, bundle_pem: str) -> bool:
+        """The site's own CA certificates. Returns whether they replace others."""
+        before, self._bundle_pem = self._bundle_pem, bundle_pem
+        if bundle_pem != before:
             self.now = replace(self.now, bundle_pem=bundle_pem)
             self._tell(None)
+        return before not in ("", bundle_pem)
 
     def set_peer_states(self, states: Mapping[str, tuple[PeerState, int]]) -> None:
         """name: state, last seen. Only what makes imports come or go is told."""

@@ -98,6 +98,22 @@ def test_the_mesh_link_is_no_way_in_to_virtual_addresses(mesh: Mesh) -> None:
     assert nft_counters(mesh.a.namespace) == before
 
 
+def test_what_an_interface_took_with_it_is_put_back(mesh: Mesh) -> None:
+    a1, ip = mesh.a.hosts["a1"], ("ip", "-n", mesh.a.namespace)
+
+    def pinned() -> bool:
+        return str(a1.ipv4) in sh(*ip, "neigh", "show", "nud", "permanent", "dev", "hosts0")
+
+    until("the host being pinned", pinned)
+    sh(*ip, "neigh", "flush", "nud", "permanent", "dev", "hosts0")
+    assert not pinned()
+    sh(*ip, "address", "add", "198.18.7.7/32", "dev", "hosts0")
+    try:
+        until("the host being pinned again", pinned)
+    finally:
+        sh(*ip, "address", "del", "198.18.7.7/32", "dev", "hosts0")
+
+
 def test_an_unbound_neighbour_is_not_touched(mesh: Mesh) -> None:
     a2 = mesh.a.hosts["a2"]
     before = spoofed(mesh)

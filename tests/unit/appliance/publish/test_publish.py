@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -133,6 +134,17 @@ async def test_documents_that_need_what_is_not_approved_are_refused(world: World
     world.ca.silent = False
     await world.publisher.replace(SHOP)
     assert world.publisher.model == SERVICE
+
+
+async def test_another_ca_signs_all_leaves_anew(world: World) -> None:
+    world.add("web1", "198.18.0.11")
+    await world.publisher.settle()
+    assert world.view.set_bundle("FIRST") is False  # there was none
+    assert world.view.set_bundle("FIRST") is False
+    before = dict(Counter(world.ca.signed))
+    assert world.view.set_bundle("SECOND") is True
+    await world.leaves.renew_all()
+    assert dict(Counter(world.ca.signed)) == {each: 2 * count for each, count in before.items()}
 
 
 async def test_many_leaves_are_asked_for_in_a_few_calls(world: World) -> None:
