@@ -21,7 +21,12 @@ def host() -> None:
 @click.option("-n", "--namespace", default="default", show_default=True)
 @click.option("--service-account", help="Identity it runs as; its name if not given.")
 @click.option("--agent", is_flag=True, help="A key of its own (grade key); what no address means.")
-@click.option("--address", "addresses", multiple=True, help="IP address; agentless hosts need one.")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    help="IP address; agentless hosts need one. Services are reached at the first.",
+)
 @click.option("--mac", default="", help="MAC address: grade l2.")
 @click.option("--interface", default="", help="Its own port or VLAN on this box: grade port.")
 @click.option("--service", "services", multiple=True, help='"postgres:5432", "web:80>8080".')
@@ -67,6 +72,11 @@ def host_add(
         f"Host {reply.host.name} is {short_id(reply.host.spiffe_id)}, "
         f"grade {reply.host.grade}, {reply.host.state}."
     )
+    if len(reply.host.addresses) > 1 and services:
+        first, *others = reply.host.addresses
+        console.print(
+            f"Its services are reached at {first}; it is known by {' '.join(others)} too."
+        )
     if reply.join_line:
         console.print("\nPaste on the host:\n")
         click.echo(f"  {reply.join_line}")
