@@ -360,7 +360,7 @@ class Daemon:
         """Until stop is set. Then a change that is under way is finished first."""
         async with AsyncExitStack() as stack:
             stack.callback(self.store.close)
-            for part in (self.ca, self.health, self.peering):
+            for part in (self.ca, self.health, self.peering, self.offload):
                 stack.push_async_callback(part.close)
             await self.applier.start()
             self.peering.set_peers(self.view.now.peers)

@@ -21,6 +21,7 @@ from appliance.system import links, offload_device
 from appliance.system.offload_plan import Outcome, Step, plan, remarks
 from appliance.system.offload_profile import Profile, choose, known
 from appliance.system.offload_settings import Device, shown
+from appliance.tasks import Tasks
 
 NICS_MAX = 64
 ROOT = Path("/")
@@ -54,6 +55,7 @@ class Offload:
         self._site, self._prefer, self._supervisor = site, prefer, supervisor
         self._kept, self._profiles = kept, profiles
         self._lock = asyncio.Lock()
+        self._tasks = Tasks()
 
     @property
     def prefer(self) -> str:
@@ -99,7 +101,11 @@ class Offload:
 
     async def apply(self) -> tuple[Step, ...]:
         """Every step with what became of it. After a fault of the root helper the rest is not
-        tried; what was changed until then is in the answer and can be reverted."""
+        tried; what was changed until then is in the answer and can be reverted. Goes on to its end
+        when the caller goes away."""
+        return await self._tasks.finish(self._apply(), "apply offload")
+
+    async def _apply(self) -> tuple[Step, ...]:
         async with self._lock:
             nics = await self.nics()
             devices = {nic.device.name: nic.device for nic in nics}
@@ -144,6 +150,14 @@ class Offload:
 
     async def revert(self) -> tuple[Step, ...]:
         """Newest first. What could not be put back stays noted, so that it can be tried again."""
+        return await self._tasks.finish(self._revert(), "revert offload")
+
+    async def close(self) -> None:
+        """Waits for a change that is under way: the lock is free after it."""
+        async with self._lock:
+            await self._tasks.close()
+
+    async def _revert(self) -> tuple[Step, ...]:
         async with self._lock:
             return tuple([await self._put_back(each) for each in self._kept.changed()])
 

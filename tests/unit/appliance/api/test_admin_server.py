@@ -27,8 +27,9 @@ from appliance.registry.health import Health
 from appliance.registry.nic_settings import NicSettings
 from appliance.report import Reporter, Troubles
 from appliance.system.offload import Offload
-from dataplane.events import EventKind, FlowKind, Reason, RecordLayer
+from dataplane.events import EventKind, Fallback, FlowKind, Reason, RecordLayer
 from dataplane.snapshot import Grade
+from dataplane.stats import StatsReport
 from tests.unit.appliance.observe.events import event
 from tests.unit.appliance.publish.world import World
 from tests.unit.appliance.sites import SITE, own
@@ -126,6 +127,8 @@ def writes(stub: Any) -> dict[str, Any]:
     name = pb.NameRequest(name="x")
     return {
         "apply": stub.Apply(pb.ApplyRequest(sources=[pb.Source(file=ONE[0], text=ONE[1])])),
+        "apply offload": stub.ApplyOffload(pb.ListRequest()),
+        "revert offload": stub.RevertOffload(pb.ListRequest()),
         "delete": stub.Delete(pb.DeleteRequest(kind="Service", name="one")),
         "rollback": stub.Rollback(pb.RollbackRequest(revision=1)),
         "confirm": stub.Confirm(pb.ConfirmRequest()),
@@ -318,6 +321,35 @@ async def test_doctor_says_what_is_wrong_and_what_to_do(api: Api) -> None:
     ]
     assert any("network: nft failed" in f.what for f in found)
     assert any("no agent (web1)" in f.what and "plain text" in f.what for f in found)
+
+
+async def test_offload_is_told_with_a_ledger_and_the_profile(api: Api) -> None:
+    desk, client, _ = api
+    counters = {"records_user": 3, "records_ktls": 1, "fallback_none": 2, "fallback_small": 2}
+    desk.traffic.take(StatsReport("dp-1", 0, counters, {}, 1, 1, False))
+    told = await client.offload()
+    assert (told.prefer, list(told.nics), list(told.drifted)) == ("", [], [])
+    assert sum(each.legs for each in told.layers) == sum(each.legs for each in told.reasons) == 4
+    text = own("OffloadProfile", "default", "{prefer: ktls, minimumBytes: 7}")
+    await client.apply([("p.yaml", text)])
+    told = await client.offload()
+    assert (told.prefer, told.minimum_bytes, told.min_version) == ("ktls", 7, "1.3")
+    assert list(await client.plan_offload()) == []
+    assert list(await client.apply_offload()) == []
+    assert ("apply offload", "changed nothing") in {(e.what, e.detail) for e in
+                                                    await client.audit()}  # fmt: skip
+
+
+async def test_a_flow_says_why_its_encrypted_leg_is_elsewhere(api: Api) -> None:
+    desk, client, _ = api
+    legs = {"down_fallback": Fallback.SMALL, "up_fallback": Fallback.PEER}
+    desk.flows.take(event(flow_id="01", flow=FlowKind.OUTBOUND, up_tls="TLSv1.3", **legs))
+    desk.flows.take(event(flow_id="02", flow=FlowKind.INBOUND, down_tls="TLSv1.3", **legs))
+    desk.flows.take(event(flow_id="03", flow=FlowKind.OUTBOUND, up_tls="TLSv1.3"))
+    flows = (await client.flows()).flows
+    assert {each.flow_id: each.fallback for each in flows} == {
+        "01": "peer", "02": "small", "03": "",
+    }  # fmt: skip
 
 
 async def test_flows_are_listed_and_watched(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,8 @@ class Card:
         self.refuses: dict[str, str] = {}
         self.dies_at = self.dies_after = ""
         self.others: list[Device] = []
+        self.asked = asyncio.Event()
+        self.slow: asyncio.Event | None = None
         monkeypatch.setattr(offload_module, "_read", self.read)
         monkeypatch.setattr(offload_module.os, "listdir", lambda path: ["nic0", "nic1"])
 
@@ -274,6 +277,9 @@ class Card:
     async def call(self, verb: str, timeout_s: float = 120.0, **arguments: Any) -> dict[str, Any]:
         assert verb == "nic-set"
         setting, value = arguments["setting"], arguments["value"]
+        self.asked.set()
+        if self.slow is not None:
+            await self.slow.wait()
         found = self.read(arguments["interface"])
         assert found is not None
         if setting == self.dies_at:
@@ -360,6 +366,21 @@ async def test_a_helper_that_dies_half_way_leaves_all_revertible(
     await part.revert()
     assert (card.value("rx-gro"), card.value("rings.rx"), card.value("rings.tx")) == (0, 256, 256)
     assert await part.revert() == ()
+
+
+async def test_a_caller_that_goes_away_stops_nothing_half_way(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = offload(card, tmp_path, monkeypatch)
+    card.slow = asyncio.Event()
+    caller = asyncio.ensure_future(part.apply())
+    await card.asked.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    card.slow.set()
+    await part.close()
+    assert (card.value("rx-gro"), card.value("rings.tx")) == (1, 1024)
 
 
 async def test_what_cannot_be_put_back_stays_noted(
