@@ -18,6 +18,7 @@ enum { SESSIONS_MAX = 4, ROUNDS_MAX = 32, PAIRS_MAX = 16, LARGE_MAX = 4, AWAIT_M
 
 uint8_t pair_client_layer = DP_RECORD_OPENSSL, pair_server_layer = DP_RECORD_OPENSSL;
 dp_offload pair_client_offload, pair_server_offload;
+void (*pair_sockets)(int ret_fds[2]) = socket_pair;
 
 struct buffers *sites_buffers(struct stats *stats)
 {
@@ -163,7 +164,7 @@ void pair_open(struct pair *pair, struct sites *sites, const struct dp_leaf *lea
                const char *sni, const char *expected_id)
 {
     int fds[2];
-    socket_pair(fds);
+    pair_sockets(fds);
     *pair = (struct pair){.client_fd = fds[0], .server_fd = fds[1]};
     struct tls_client client = {
         .leaf = leaf, .sni = sni, .expected = &expected_id, .expected_count = 1};

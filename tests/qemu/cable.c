@@ -201,7 +201,7 @@ static uint16_t number(const struct rtattr *at)
     return value;
 }
 
-static struct inet_diag_sockid identity(int fd)
+static struct inet_diag_sockid identity(int fd, uint8_t *ret_family)
 {
     struct sockaddr_storage ours, theirs;
     socklen_t len = sizeof(ours);
@@ -209,12 +209,20 @@ static struct inet_diag_sockid identity(int fd)
     MUST(getsockname(fd, (struct sockaddr *)&ours, &len) == 0);
     len = sizeof(theirs);
     MUST(getpeername(fd, (struct sockaddr *)&theirs, &len) == 0);
-    MUST(ours.ss_family == AF_INET);
-    const struct sockaddr_in *from = (struct sockaddr_in *)&ours, *to = (void *)&theirs;
-    id.idiag_sport = from->sin_port;
-    id.idiag_dport = to->sin_port;
-    id.idiag_src[0] = from->sin_addr.s_addr;
-    id.idiag_dst[0] = to->sin_addr.s_addr;
+    *ret_family = (uint8_t)ours.ss_family;
+    if (ours.ss_family == AF_INET) {
+        const struct sockaddr_in *from = (void *)&ours, *to = (void *)&theirs;
+        id.idiag_sport = from->sin_port;
+        id.idiag_dport = to->sin_port;
+        id.idiag_src[0] = from->sin_addr.s_addr;
+        id.idiag_dst[0] = to->sin_addr.s_addr;
+    } else {
+        const struct sockaddr_in6 *from = (void *)&ours, *to = (void *)&theirs;
+        id.idiag_sport = from->sin6_port;
+        id.idiag_dport = to->sin6_port;
+        memcpy(id.idiag_src, &from->sin6_addr, sizeof(id.idiag_src));
+        memcpy(id.idiag_dst, &to->sin6_addr, sizeof(id.idiag_dst));
+    }
     return id;
 }
 
@@ -225,9 +233,9 @@ struct cable_conf cable_conf(int end, int fd)
         struct inet_diag_req_v2 body;
     } ask = {.head = {.nlmsg_len = sizeof(ask), .nlmsg_type = SOCK_DIAG_BY_FAMILY,
                       .nlmsg_flags = NLM_F_REQUEST},
-             .body = {.sdiag_family = AF_INET, .sdiag_protocol = IPPROTO_TCP,
-                      .idiag_ext = 1 << (INET_DIAG_INFO - 1), .idiag_states = ~0u,
-                      .id = identity(fd)}};
+             .body = {.sdiag_protocol = IPPROTO_TCP, .idiag_ext = 1 << (INET_DIAG_INFO - 1),
+                      .idiag_states = ~0u}};
+    ask.body.id = identity(fd, &ask.body.sdiag_family);
     union {
         struct nlmsghdr head;
         uint8_t room[8192];

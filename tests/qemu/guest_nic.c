@@ -1,24 +1,21 @@
-/* guest_nic.c: kernel TLS on an adapter that offers it (nic/, by way of cable.h): when the adapter
- * seals and opens, when the kernel does it instead, and that faults cost time but no byte. The
- * peers are OpenSSL's, whose records are either its own or the kernel's. */
+/* guest_nic.c: our handling of kernel TLS on an adapter that offers it (nic/, by way of cable.h):
+ * when the adapter seals and opens, when the kernel does it instead, and that faults cost time but
+ * no byte. The other end has the kernel's records, our own or OpenSSL's. */
 #include <linux/tls.h>
 #include <netinet/in.h>
-#include <openssl/err.h>
-#include <openssl/ssl.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "cable.h"
-#include "pki.h"
 #include "test.h"
+#include "tls_pair.h"
 
 enum { AWAIT_MS = 20000, TOTAL = 1 << 20, UNIT = 24 };
 #define MARKER "in the clear, "
 
-static struct pki_ca ca;
-static struct dp_leaf *leaf;
+static struct sites sites;
+static int family = AF_INET;
 
 /* A stream of units, each with the marker and its own number. */
 static void content(size_t place, char *ret, size_t len)
@@ -31,89 +28,63 @@ static void content(size_t place, char *ret, size_t len)
     }
 }
 
-struct end {
-    int fd;
-    SSL_CTX *ctx;
-    SSL *ssl;
-};
-
-struct two {                     /* the ends of one connection: a, b */
-    struct end ends[2];
-};
-
-/* Which ends have their records in the kernel. */
-enum kernels { NEITHER = 0, SENDER = 1, RECEIVER = 2, BOTH = 3 };
-
-static void end_init(struct end *end, bool is_server, int version, const char *suite, bool kernel)
+static void across(int ret_fds[2])
 {
-    end->ctx = SSL_CTX_new(is_server ? TLS_server_method() : TLS_client_method());
-    CHECK_INT(SSL_CTX_use_certificate(end->ctx, leaf->cert), 1);
-    CHECK_INT(SSL_CTX_use_PrivateKey(end->ctx, leaf->key), 1);
-    CHECK_INT(SSL_CTX_set_min_proto_version(end->ctx, version), 1);
-    CHECK_INT(SSL_CTX_set_max_proto_version(end->ctx, version), 1);
-    CHECK_INT(SSL_CTX_set_num_tickets(end->ctx, 0), 1);
-    if (version == TLS1_2_VERSION)
-        CHECK_INT(SSL_CTX_set_cipher_list(end->ctx, suite), 1);
-    SSL_CTX_set_options(end->ctx, kernel ? SSL_OP_ENABLE_KTLS : 0);
-    SSL_CTX_set_mode(end->ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    end->ssl = SSL_new(end->ctx);
-    CHECK_INT(SSL_set_fd(end->ssl, end->fd), 1);
+    cable_pair(family, ret_fds);
 }
 
-static bool shakes(struct two *two)
+struct two {                     /* one connection: a's end is the client's, b's the server's */
+    struct pair pair;
+    struct record *ends[2];
+};
+
+static bool shakes(struct pair *pair)
 {
-    int a = 0, b = 0;
-    while (a != 1 || b != 1) {
-        struct pollfd waits[] = {{.fd = two->ends[0].fd, .events = POLLIN},
-                                 {.fd = two->ends[1].fd, .events = POLLIN}};
-        a = a == 1 ? a : SSL_connect(two->ends[0].ssl);
-        b = b == 1 ? b : SSL_accept(two->ends[1].ssl);
-        if ((a != 1 && SSL_get_error(two->ends[0].ssl, a) != SSL_ERROR_WANT_READ) ||
-            (b != 1 && SSL_get_error(two->ends[1].ssl, b) != SSL_ERROR_WANT_READ))
+    pair->client_result = pair->server_result = 0;
+    for (;;) {
+        struct pollfd waits[] = {{.fd = pair->client_fd, .events = POLLIN},
+                                 {.fd = pair->server_fd, .events = POLLIN}};
+        if (pair->client_result == 0)
+            pair->client_result = tls_handshake(pair->client, sites.snap_a);
+        if (pair->server_result == 0)
+            pair->server_result = tls_handshake(pair->server, sites.snap_b);
+        if (pair->client_result < 0 || pair->server_result < 0)
             return false;
-        if ((a != 1 || b != 1) && poll(waits, 2, AWAIT_MS) <= 0)
+        if (pair->client_result == 1 && pair->server_result == 1)
+            return true;
+        /* Who has done its part may have data to read: its turn comes. */
+        waits[0].events = pair->client_result == 1 ? 0 : POLLIN;
+        waits[1].events = pair->server_result == 1 ? 0 : POLLIN;
+        if (poll(waits, 2, AWAIT_MS) <= 0)
             return false;
     }
-    return true;
 }
 
 static void two_close(struct two *two)
 {
-    for (int i = 0; i < 2; i++) {
-        SSL_free(two->ends[i].ssl);
-        SSL_CTX_free(two->ends[i].ctx);
-        close(two->ends[i].fd);
-    }
-    ERR_clear_error();
+    pair_close(&two->pair);
 }
 
-static bool waits_only(const struct end *end, int r)
-{
-    int error = SSL_get_error(end->ssl, r);
-    return error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE;
-}
-
-/* total bytes from one end to the other, with what happens halfway. False: it failed; what arrived
+/* Bytes total from one end to the other, with what happens halfway. False: it failed; what arrived
  * until then was right. */
 static bool carry(struct two *two, int from, size_t total, void (*halfway)(void))
 {
     static char out[30011], in[1 << 16], want[1 << 16];
-    const struct end *source = &two->ends[from], *sink = &two->ends[1 - from];
+    struct record *source = two->ends[from], *sink = two->ends[1 - from];
     size_t sent = 0, got = 0;
     while (got < total) {
         size_t len = total - sent < sizeof(out) ? total - sent : sizeof(out);
         content(sent, out, len);
-        int wrote = len > 0 ? SSL_write(source->ssl, out, (int)len) : 0;
-        if (wrote > 0)
-            sent += (size_t)wrote;
-        else if (len > 0 && !waits_only(source, wrote))
+        ssize_t wrote = len > 0 ? source->ops->write(source, out, len) : 0;
+        if (wrote < 0 && wrote != -EAGAIN)
             return false;
+        sent += wrote > 0 ? (size_t)wrote : 0;
         if (halfway != NULL && sent >= total / 2) {
             halfway();
             halfway = NULL;
         }
-        int n = SSL_read(sink->ssl, in, sizeof(in));
-        if (n <= 0 && !waits_only(sink, n))
+        ssize_t n = sink->ops->read(sink, in, sizeof(in));
+        if (n == 0 || (n < 0 && n != -EAGAIN))
             return false;
         if (n > 0) {
             content(got, want, (size_t)n);
@@ -148,20 +119,25 @@ static struct work work_done(void)
     return since;
 }
 
-static bool two_open(struct two *two, int family, int version, const char *suite,
-                     enum kernels kernels)
+/* Which ends have the kernel's records; the other has other. */
+enum kernels { SENDER = 1, RECEIVER = 2, BOTH = 3 };
+
+static bool two_open(struct two *two, enum kernels kernels, uint8_t other)
 {
-    int fds[2];
-    cable_pair(family, fds);
-    for (int i = 0; i < 2; i++) {
-        two->ends[i].fd = fds[i];
-        end_init(&two->ends[i], i == 1, version, suite, (kernels & (i == 0 ? SENDER : RECEIVER)) != 0);
-    }
-    if (!CHECK(shakes(two)))
-        return false;
-    /* OpenSSL gives the keys to the kernel while Finished waits to be read, which the adapter has
-     * not opened: it has to find its place first. */
     bool good = true;
+    pair_client_layer = kernels & SENDER ? DP_RECORD_KTLS : other;
+    pair_server_layer = kernels & RECEIVER ? DP_RECORD_KTLS : other;
+    pair_open(&two->pair, &sites, sites.web, PAYMENTS_SNI, PAYMENTS_ID);
+    if (!CHECK(shakes(&two->pair))) {
+        printf("# a: %s; b: %s\n", tls_detail(two->pair.client), tls_detail(two->pair.server));
+        return false;
+    }
+    two->ends[0] = tls_record(two->pair.client);
+    two->ends[1] = tls_record(two->pair.server);
+    CHECK_INT(two->ends[0]->ops->layer, pair_client_layer);
+    CHECK_INT(two->ends[1]->ops->layer, pair_server_layer);
+    /* What came while the keys were on their way to the adapter it has not opened, and has then to
+     * find its place. */
     for (int i = 0; i < 4; i++)
         good &= carry(two, i % 2, UNIT, NULL);
     work_done();
@@ -169,19 +145,16 @@ static bool two_open(struct two *two, int family, int version, const char *suite
     return CHECK(good);
 }
 
-static void check_conf(struct two *two, int end, uint16_t tx, uint16_t rx)
-{
-    struct cable_conf conf = cable_conf(end, two->ends[end].fd);
-    CHECK_INT(conf.tx, tx);
-    CHECK_INT(conf.rx, rx);
-}
-
-static const char *const suites[] = {"ECDHE-ECDSA-AES128-GCM-SHA256",
-                                     "ECDHE-ECDSA-AES256-GCM-SHA384"};
-
 static bool two_open_usual(struct two *two, enum kernels kernels)
 {
-    return two_open(two, AF_INET, TLS1_2_VERSION, suites[0], kernels);
+    return two_open(two, kernels, DP_RECORD_USER);
+}
+
+static void check_conf(struct two *two, int end, uint16_t tx, uint16_t rx)
+{
+    struct cable_conf conf = cable_conf(end, two->ends[end]->fd);
+    CHECK_INT(conf.tx, tx);
+    CHECK_INT(conf.rx, rx);
 }
 
 /* Without this, silence on the cable would prove nothing. */
@@ -202,31 +175,40 @@ static void the_wire_hears_plain_text(void)
 
 static void the_adapter_seals_and_opens(void)
 {
-    static const int families[] = {AF_INET, AF_INET6};
-    for (unsigned i = 0; i < 2 * 2 * 3; i++) {
-        enum kernels kernels = SENDER + i % 3;
-        int family = families[i / 3 % 2];
+    static const struct {
+        int family;
+        uint8_t cipher, other;
+        enum kernels kernels;
+    } cases[] = {
+        {AF_INET, 1, DP_RECORD_OPENSSL, SENDER},  {AF_INET, 2, DP_RECORD_OPENSSL, RECEIVER},
+        {AF_INET6, 2, DP_RECORD_OPENSSL, SENDER}, {AF_INET6, 1, DP_RECORD_OPENSSL, RECEIVER},
+        {AF_INET, 2, DP_RECORD_USER, SENDER},     {AF_INET, 1, DP_RECORD_USER, RECEIVER},
+        {AF_INET, 1, 0, BOTH},                    {AF_INET6, 2, 0, BOTH},
+    };
+    for (size_t i = 0; i < DP_COUNT(cases); i++) {
         long tx = cable_tls_stat(0, "TlsTxDevice"), rx = cable_tls_stat(1, "TlsRxDevice");
+        bool a = cases[i].kernels & SENDER, b = cases[i].kernels & RECEIVER;
         struct two two;
         unsigned before = test_failures;
-        if (two_open(&two, family, TLS1_2_VERSION, suites[i / 6], kernels)) {
+        family = cases[i].family;
+        pair_client_offload.ciphers = cases[i].cipher;
+        if (two_open(&two, cases[i].kernels, cases[i].other)) {
             uint64_t records = cable_count(1, "rx_tls_records");
-            CHECK_INT(cable_tls_stat(0, "TlsTxDevice") - tx, (kernels & SENDER) != 0);
-            CHECK_INT(cable_tls_stat(1, "TlsRxDevice") - rx, (kernels & RECEIVER) != 0);
-            if (family == AF_INET) {
-                uint16_t a = kernels & SENDER ? TLS_CONF_HW : 0;
-                uint16_t b = kernels & RECEIVER ? TLS_CONF_HW : 0;
-                check_conf(&two, 0, a, a);
-                check_conf(&two, 1, b, b);
-            }
+            struct tls_info info;
+            tls_get_info(two.pair.client, &info);
+            CHECK_INT(info.cipher, cases[i].cipher == 1 ? 0xc02b : 0xc02c);
+            CHECK_INT(cable_tls_stat(0, "TlsTxDevice") - tx, a);
+            CHECK_INT(cable_tls_stat(1, "TlsRxDevice") - rx, b);
+            check_conf(&two, 0, a ? TLS_CONF_HW : 0, a ? TLS_CONF_HW : 0);
+            check_conf(&two, 1, b ? TLS_CONF_HW : 0, b ? TLS_CONF_HW : 0);
             CHECK(carry(&two, 0, TOTAL, NULL));
             CHECK(carry(&two, 1, TOTAL / 4, NULL));
             struct work work = work_done();
-            CHECK((work.sealed[0] >= TOTAL) == ((kernels & SENDER) != 0));
-            CHECK((work.sealed[1] >= TOTAL / 4) == ((kernels & RECEIVER) != 0));
-            CHECK((work.opened[1] >= TOTAL) == ((kernels & RECEIVER) != 0));
-            CHECK((work.opened[0] >= TOTAL / 4) == ((kernels & SENDER) != 0));
-            if (kernels & RECEIVER)
+            CHECK((work.sealed[0] >= TOTAL) == a);
+            CHECK((work.sealed[1] >= TOTAL / 4) == b);
+            CHECK((work.opened[1] >= TOTAL) == b);
+            CHECK((work.opened[0] >= TOTAL / 4) == a);
+            if (b)
                 CHECK(cable_count(1, "rx_tls_records") - records >= TOTAL / 16384);
             struct cable_heard heard = cable_hear(MARKER);
             CHECK_INT(heard.with, 0);
@@ -234,8 +216,10 @@ static void the_adapter_seals_and_opens(void)
         }
         two_close(&two);
         if (test_failures != before)
-            printf("# with suite %u, family %d, kernels %d\n", i / 6, family, kernels);
+            printf("# with case %zu\n", i);
     }
+    family = AF_INET;
+    pair_client_offload.ciphers = 0;
     CHECK_INT(cable_count(1, "rx_tls_err"), 0);
     CHECK_INT(cable_count(0, "tx_tls_drop_no_sync_data"), 0);
     CHECK_INT(cable_count(1, "rx_tls_ctx"), cable_count(1, "rx_tls_del"));
@@ -256,13 +240,11 @@ static void check_by_the_kernel(struct two *two, uint16_t tx, uint16_t rx)
 static void tls_13_is_the_kernels(void)
 {
     struct two two;
-    if (two_open(&two, AF_INET, TLS1_3_VERSION, NULL, SENDER)) {
-        struct cable_conf conf = cable_conf(0, two.ends[0].fd);
-        CHECK_INT(conf.tx, TLS_CONF_SW);
-        CHECK(carry(&two, 0, TOTAL, NULL));
-        CHECK_INT(work_done().sealed[0], 0);
-    }
+    pair_client_offload.tls12 = DP_TLS12_NEVER;
+    if (two_open_usual(&two, BOTH))
+        check_by_the_kernel(&two, TLS_CONF_SW, TLS_CONF_SW);
     two_close(&two);
+    pair_client_offload.tls12 = DP_TLS12_PREFER;
 }
 
 static void a_feature_is_off(void)
@@ -391,12 +373,13 @@ int main(int argc, char **argv)
         TEST(tls_13_is_the_kernels), TEST(a_feature_is_off), TEST(the_adapter_is_full),
         TEST(the_link_goes_down), TEST(frames_are_lost), TEST(the_device_is_renamed),
         TEST(a_bit_turns_over)};
-    pki_ca_init(&ca, "the cable", NULL);
-    leaf = pki_leaf_id(&ca, "spiffe://a.example/ns/default/sa/web");
     cable_init();
+    sites_init(&sites);
+    pair_sockets = across;
+    pair_client_offload.tls12 = DP_TLS12_PREFER;
+    pair_server_offload.tls12 = DP_TLS12_ALLOW;
     int failed = test_run(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
+    sites_fini(&sites);
     cable_fini();
-    dp_leaf_free(leaf);
-    pki_ca_fini(&ca);
     return failed;
 }
