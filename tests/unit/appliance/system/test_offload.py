@@ -54,6 +54,9 @@ def test_the_shipped_profiles_are_sound_and_each_fact_has_a_source() -> None:
     for each in known():
         for source in (*(f.source for f in each.facts), *(w.source for w in each.settings)):
             assert re.match(r"(Linux, (Documentation|drivers|include)/|NVIDIA |OASIS, )", source)
+        order = [wish.set for wish in each.settings]  # in which they are set
+        if "tls-hw-rx-offload" in order:  # the kernel drops it without
+            assert order.index("rx-checksum") < order.index("tls-hw-rx-offload")
         for wish in each.settings:
             assert wish.when == ("nic" if wish.set.startswith("tls-hw") else "always")
 
