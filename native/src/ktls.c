@@ -5,6 +5,8 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/crypto.h>
+#include <pthread.h>
+#include <stdlib.h>
 
 #include "keys.h"
 #include "sys.h"
@@ -127,6 +129,48 @@ int ktls_install(int fd, uint16_t cipher, const struct ktls_direction *tx,
     r = r < 0 ? -ENOTSUP : commit(fd, &tx_crypto, &rx_crypto, ret_why);
     OPENSSL_cleanse(&tx_crypto, sizeof(tx_crypto));
     OPENSSL_cleanse(&rx_crypto, sizeof(rx_crypto));
+    return r;
+}
+
+/* Flows whose records a device sends, in this network namespace; 0 = not told. */
+static unsigned long device_flows(void)
+{
+    static const char name[] = "\nTlsTxDevice ";
+    char text[2048] = "\n";
+    size_t len = 1;
+    int fd = sys->open("/proc/self/net/tls_stat");
+    if (fd < 0)
+        return 0;
+    ssize_t n;
+    while (len < sizeof(text) - 1 && (n = sys->read(fd, text + len, sizeof(text) - 1 - len)) > 0)
+        len += (size_t)n;
+    sys->close(fd);
+    text[len] = '\0';
+    const char *at = strstr(text, name);
+    return at != NULL ? strtoul(at + sizeof(name) - 1, NULL, 10) : 0;
+}
+
+int ktls_install_seen(int fd, uint16_t cipher, const struct ktls_direction *tx,
+                      const struct ktls_direction *rx, enum dp_fallback *ret_why, bool *ret_device)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    unsigned long before = device_flows();
+    int r = ktls_install(fd, cipher, tx, rx, ret_why);
+    if (r == 0)
+        *ret_device = device_flows() > before;
+    pthread_mutex_unlock(&lock);
+    return r;
+}
+
+int ktls_rekey(int fd, uint16_t cipher, bool sends, const uint8_t *secret)
+{
+    struct crypto crypto;
+    const struct ktls_direction direction = {.secret = secret};
+    int r = prepare(cipher, &direction, &crypto);
+    if (r == 0)
+        r = sys->setsockopt(fd, SOL_TLS, sends ? TLS_TX : TLS_RX, &crypto, crypto.size);
+    OPENSSL_cleanse(&crypto, sizeof(crypto));
     return r;
 }
 

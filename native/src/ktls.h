@@ -17,6 +17,14 @@ struct ktls_direction {          /* borrowed for the call */
  * -EIO: one direction was taken, the other refused: the connection is lost; *ret_why. */
 DP_MUST_CHECK int ktls_install(int fd, uint16_t cipher, const struct ktls_direction *tx,
                                const struct ktls_direction *rx, enum dp_fallback *ret_why);
+/* The same, and whether the route's device took what is sent. The kernel tells that of no single
+ * socket, so its count is looked at before and behind, one caller in this process at a time. */
+DP_MUST_CHECK int ktls_install_seen(int fd, uint16_t cipher, const struct ktls_direction *tx,
+                                    const struct ktls_direction *rx, enum dp_fallback *ret_why,
+                                    bool *ret_device);
+/* The next key of one direction, from its first record on, behind a KeyUpdate: Linux 6.14. -errno,
+ * -EBUSY from older ones. */
+DP_MUST_CHECK int ktls_rekey(int fd, uint16_t cipher, bool sends, const uint8_t *secret);
 
 /* One record of this content type. Bytes taken, or -errno. */
 DP_MUST_CHECK ssize_t ktls_send(int fd, uint8_t type, const void *data, size_t len);

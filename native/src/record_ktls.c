@@ -26,6 +26,8 @@ struct record_ktls {
     struct record_control control;
     struct buffers *buffers;     /* borrowed from the worker */
     struct resealer resealer;    /* a client's, until settled */
+    uint16_t cipher;
+    uint8_t read_secret[KEYS_SECRET_MAX], write_secret[KEYS_SECRET_MAX]; /* TLS 1.3's, in use */
     uint8_t finish;              /* enum finish */
     bool unsettled;
     bool broken;                 /* an alert was fatal: nothing more is written */
@@ -109,6 +111,22 @@ static void settle(struct record_ktls *ktls)
 
 /* Reading. */
 
+/* The peer's next record is under its next key; if it asks for ours, that is told under the last
+ * one. A full socket has no room for that: then it is lost, as it was before there was rekeying. */
+static int follow_key_update(struct record_ktls *ktls, bool update_requested)
+{
+    static const uint8_t message[] = {RECORD_KEY_UPDATE, 0, 0, 1, 0 /* update_not_requested */};
+    settle(ktls);
+    int r = keys_update(ktls->cipher, ktls->read_secret);
+    if (r == 0)
+        r = ktls_rekey(ktls->rec.fd, ktls->cipher, false, ktls->read_secret);
+    if (r < 0 || !update_requested || ktls->finish != FINISH_NOT)
+        return r;
+    ssize_t n = ktls_send(ktls->rec.fd, RECORD_HANDSHAKE, message, sizeof(message));
+    r = n < 0 ? (int)n : keys_update(ktls->cipher, ktls->write_secret);
+    return r < 0 ? r : ktls_rekey(ktls->rec.fd, ktls->cipher, true, ktls->write_secret);
+}
+
 static void on_control(struct record_ktls *ktls, uint8_t type, const uint8_t *data, size_t len)
 {
     struct control_verdict verdict = len > 0
@@ -128,6 +146,8 @@ static void on_control(struct record_ktls *ktls, uint8_t type, const uint8_t *da
         ktls->owner.failed(ktls->owner.arg, true, verdict.alert, "");
         break;
     case CONTROL_KEY_UPDATE:
+        if (follow_key_update(ktls, verdict.update_requested) == 0)
+            break;
         ktls->met_key_update = true;
         fail(ktls, ALERT_INTERNAL_ERROR, "the peer changed its key, which the kernel cannot follow");
         break;
@@ -247,6 +267,29 @@ static const struct record_ops ktls_ops = {
     .free = ktls_free,
 };
 
+/* The same, but that the NIC seals and opens. */
+static const struct record_ops nic_ops = {
+    .layer = DP_RECORD_NIC,
+    .read = ktls_read,
+    .write = ktls_write,
+    .finish = ktls_finish,
+    .pending = ktls_pending,
+    .splice_failed = ktls_splice_failed,
+    .free = ktls_free,
+};
+
+static int install(struct record_ktls *ktls, const struct record_ktls_spec *spec,
+                   enum dp_fallback *ret_why)
+{
+    bool device = false;
+    if (!spec->device)
+        return ktls_install(spec->fd, spec->cipher, &spec->write, &spec->read, ret_why);
+    int r = ktls_install_seen(spec->fd, spec->cipher, &spec->write, &spec->read, ret_why, &device);
+    if (r == 0 && device)
+        ktls->rec.ops = &nic_ops;
+    return r;
+}
+
 int record_ktls_new(const struct record_ktls_spec *spec, struct record_ktls **ret,
                     enum dp_fallback *ret_why)
 {
@@ -258,6 +301,9 @@ int record_ktls_new(const struct record_ktls_spec *spec, struct record_ktls **re
     ktls->rec = (struct record){.ops = &ktls_ops, .fd = spec->fd};
     ktls->owner = spec->owner;
     ktls->buffers = spec->buffers;
+    ktls->cipher = spec->cipher;
+    memcpy(ktls->read_secret, spec->read.secret, keys_secret_size(spec->cipher));
+    memcpy(ktls->write_secret, spec->write.secret, keys_secret_size(spec->cipher));
     ktls->control.is_server = spec->is_server;
     ktls->control.tls12 = keys_is_tls12(spec->cipher);
     ktls->unsettled = spec->owner.ticket != NULL;
@@ -269,7 +315,7 @@ int record_ktls_new(const struct record_ktls_spec *spec, struct record_ktls **re
         *ret_why = r == -EINVAL ? DP_FALLBACK_CIPHER : DP_FALLBACK_MEMORY;
         r = -ENOTSUP;
     } else {
-        r = ktls_install(spec->fd, spec->cipher, &spec->write, &spec->read, ret_why);
+        r = install(ktls, spec, ret_why);
     }
     if (r < 0) {
         record_ktls_free(ktls);
@@ -284,6 +330,7 @@ void record_ktls_free(struct record_ktls *ktls)
     if (ktls == NULL)
         return;
     resealer_fini(ktls);
+    OPENSSL_cleanse(ktls, sizeof(*ktls));
     free(ktls);
 }
 

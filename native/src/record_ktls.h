@@ -15,6 +15,7 @@ struct record_ktls_spec {        /* borrowed for the call */
     bool is_server;
     uint16_t cipher;             /* IANA number */
     struct ktls_direction read, write;
+    bool device;                 /* see whether the NIC takes it */
     struct buffers *buffers;     /* borrowed for life; of RECORD_SMALL and RECORD_LARGE */
     struct record_owner owner;   /* ticket, settled: for a client of TLS 1.3; else NULL */
 };
@@ -24,7 +25,7 @@ DP_MUST_CHECK int record_ktls_new(const struct record_ktls_spec *spec, struct re
                                   enum dp_fallback *ret_why);
 void record_ktls_free(struct record_ktls *ktls); /* accepts NULL */
 struct record *record_ktls_record(struct record_ktls *ktls);
-/* A KeyUpdate came, which ends the connection: the kernel cannot change keys before 6.14. */
+/* A KeyUpdate came that the kernel could not follow, which ends the connection: before 6.14. */
 bool record_ktls_met_key_update(const struct record_ktls *ktls);
 
 #endif

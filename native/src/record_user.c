@@ -12,6 +12,7 @@
 #include "sys.h"
 
 enum finish { FINISH_NOT = 0, FINISH_SENDING, FINISH_DONE };
+enum { RESTLESS_MAX = 4096 };    /* records and sends until we no longer wait for a moment's rest */
 
 struct direction {
     struct record_key key;
@@ -31,6 +32,8 @@ struct record_user {
     bool update_owed;            /* the peer asked for a KeyUpdate of ours */
     bool drained;                /* the socket had no more when it was last asked */
     bool read_ended, read_end_told;
+    bool rests;                  /* as soon as it can: record_user_rest */
+    uint16_t restless;           /* records and sends since it was asked to */
     struct record_control control; /* what the peer says beside data */
     ssize_t read_end;            /* what every further read returns */
     struct buffer *wire;         /* owned; ciphertext, from a record's start; NULL = none */
@@ -55,6 +58,49 @@ static int direction_update(struct record_user *user, struct direction *directio
     record_key_fini(&direction->key);
     return record_key_init(&direction->key, user->cipher, direction->secret, 0, seals,
                            user->engine);
+}
+
+/* Rest. */
+
+static bool is_at_rest(const struct record_user *user)
+{
+    return user->plain == NULL && user->sealed == NULL && !user->update_owed && !user->unsettled &&
+           (user->wire == NULL || user->wire->off == user->wire->len) &&
+           !record_control_inside(&user->control);
+}
+
+static bool stops_here(struct record_user *user)
+{
+    if (!user->rests)
+        return false;
+    user->restless++;
+    return is_at_rest(user) || user->restless >= RESTLESS_MAX;
+}
+
+int record_user_rest(struct record_user *user, enum dp_fallback *ret_why)
+{
+    bool ends = user->read_ended || user->broken || user->finish != FINISH_NOT;
+    if (ends || user->restless >= RESTLESS_MAX) {
+        *ret_why = user->update_owed ? DP_FALLBACK_KEY_UPDATE : DP_FALLBACK_BUSY;
+        record_user_resume(user);
+        return -EBUSY;
+    }
+    user->rests = true;
+    return is_at_rest(user) ? 0 : -EAGAIN;
+}
+
+void record_user_resume(struct record_user *user)
+{
+    user->rests = false;
+    user->restless = 0;
+    user->drained = false;       /* it may have stopped before the socket had no more */
+}
+
+void record_user_places(const struct record_user *user, struct record_user_place *ret_read,
+                        struct record_user_place *ret_write)
+{
+    *ret_read = (struct record_user_place){.secret = user->in.secret, .seq = user->in.key.seq};
+    *ret_write = (struct record_user_place){.secret = user->out.secret, .seq = user->out.key.seq};
 }
 
 /* Writing. */
@@ -134,6 +180,10 @@ static ssize_t user_write(struct record *rec, const void *buf, size_t len)
     user->sealed_payload = 0;
     while (total < len) {
         size_t taken;
+        if (stops_here(user)) {
+            r = -EAGAIN;
+            break;
+        }
         r = seal_slice(user, (const uint8_t *)buf + total, len - total, &taken);
         if (r < 0) { /* OpenSSL or memory failed: what is half sealed must not go out */
             user->broken = true;
@@ -323,7 +373,7 @@ static int fill_wire(struct record_user *user, size_t room)
     size_t want = room + record_key_overhead(&user->in.key) * (room / RECORD_PLAIN_MAX + 1);
     if (want > RECORD_LARGE)
         want = RECORD_LARGE;
-    if (want < (size > 0 ? size : RECORD_HEADER))
+    if (user->rests || want < (size > 0 ? size : RECORD_HEADER))
         want = size > 0 ? size : RECORD_HEADER;
     bool large = want > RECORD_SMALL;
     if (user->wire == NULL) {
@@ -359,6 +409,8 @@ static ssize_t read_some(struct record_user *user, uint8_t *buf, size_t len)
             total += take_plain(user, buf + total, len - total);
             continue;
         }
+        if (stops_here(user))
+            break;
         ssize_t n = take_record(user, buf + total, len - total);
         if (n >= 0) {
             total += (size_t)n;

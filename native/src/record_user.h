@@ -35,6 +35,19 @@ void record_user_free(struct record_user *user); /* wipes the keys; accepts NULL
 struct record *record_user_record(struct record_user *user);
 bool record_user_wants_write(const struct record_user *user); /* sealed bytes wait */
 
+/* So that somebody else can go on: from the first call on nothing is read beyond the record in
+ * front, and read and write say -EAGAIN as soon as nothing waits between them and the socket.
+ * 0 = so it is now; -EAGAIN = not yet, call again after the next read or write; -EBUSY = it will
+ * not be, and reading and writing go on as before; *ret_why. */
+DP_MUST_CHECK int record_user_rest(struct record_user *user, enum dp_fallback *ret_why);
+void record_user_resume(struct record_user *user); /* nobody took it: go on as before */
+struct record_user_place {       /* of one direction; borrowed from user */
+    const uint8_t *secret;
+    uint64_t seq;
+};
+void record_user_places(const struct record_user *user, struct record_user_place *ret_read,
+                        struct record_user_place *ret_write);
+
 /* Records under one key, RFC 8446 5.5, after which it is changed; for tests to lower. TLS 1.2
  * cannot change it. */
 enum { RECORD_KEY_LIMIT = 1 << 24 };

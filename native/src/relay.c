@@ -16,7 +16,8 @@ enum {
 
 static bool is_kernels(const struct record *record)
 {
-    return record->ops->layer == DP_RECORD_PLAIN || record->ops->layer == DP_RECORD_KTLS;
+    return record->ops->layer == DP_RECORD_PLAIN || record->ops->layer == DP_RECORD_KTLS ||
+           record->ops->layer == DP_RECORD_NIC;
 }
 
 static void count_taken(struct pump *pump, size_t n)

@@ -173,6 +173,7 @@ int leg_open_take(struct stream *s, struct leg *leg, int fd)
 
 void leg_close(struct stream *s, struct leg *leg, bool reset)
 {
+    leg_settle_records(s, leg);
     if (leg->tls != NULL) {
         stats_add(s->env->stats, STAT_KTLS_KEY_UPDATES, tls_met_key_update(leg->tls));
         tls_free(leg->tls);
@@ -208,31 +209,10 @@ void stream_drop_endpoint(struct stream *s)
     s->endpoint_held = false;
 }
 
-void stream_prepare_tls(struct stream *s, struct tls *tls)
+int leg_prepare_tls(struct stream *s, struct leg *leg)
 {
-    struct stream_env *env = s->env;
-    tls_use_chains(tls, env->chains);
-    if (env->records == NULL)
-        return;
-    if (env->config->records == DP_RECORD_KTLS)
-        tls_want_kernel_records(tls, env->records);
-    else
-        tls_want_user_records(tls, env->records);
-}
-
-static void count_records(struct stream *s, const struct leg *leg)
-{
-    struct stats *stats = s->env->stats;
-    switch (leg->record->ops->layer) {
-    case DP_RECORD_KTLS:
-        stats_add(stats, STAT_RECORDS_KTLS, 1);
-        break;
-    case DP_RECORD_USER:
-        stats_add(stats, STAT_RECORDS_USER, 1);
-        break;
-    default:
-        stats_add(stats, STAT_RECORDS_OPENSSL, 1);
-    }
+    tls_use_chains(leg->tls, s->env->chains);
+    return leg_prefer_records(s, leg);
 }
 
 int leg_handshake(struct stream *s, struct leg *leg)
@@ -247,8 +227,8 @@ int leg_handshake(struct stream *s, struct leg *leg)
     int r = tls_handshake(leg->tls, env->snapshot);
     if (r < 0)
         stats_add(env->stats, STAT_HANDSHAKES_FAILED, 1);
-    if (r != 0 && tls_fallback(leg->tls) != DP_FALLBACK_NONE)
-        stats_add(env->stats, STAT_FALLBACK_0 + tls_fallback(leg->tls), 1);
+    if (r < 0)
+        leg_lost_records(s, leg);
     if (r <= 0)
         return r;
     struct tls_info info;
@@ -257,7 +237,7 @@ int leg_handshake(struct stream *s, struct leg *leg)
     stats_add(env->stats, STAT_HANDSHAKES_RESUMED, info.resumed);
     stats_record(env->stats, HISTOGRAM_HANDSHAKE_NS, clock_ns() - leg->started_ns);
     leg->record = tls_record(leg->tls);
-    count_records(s, leg);
+    leg_got_records(s, leg);
     return 1;
 }
 
@@ -325,6 +305,7 @@ void stream_post(struct stream *s, uint16_t kind)
         .kind = kind, .worker = s->env->worker, .time_ns = clock_real_ns(),
         .src_port = s->src_port, .dst_port = s->dst_port, .peer_port = s->up.port,
         .flow = s->flow, .grade = s->grade, .reason = s->reason,
+        .down_fallback = s->down.fallback, .up_fallback = s->up.fallback,
         .down_layer = layer_of(s, &s->down), .up_layer = layer_of(s, &s->up),
         .retries = (uint8_t)(s->attempts > 256 ? 255 : s->attempts > 0 ? s->attempts - 1 : 0),
         .bytes_up = s->to_up.bytes, .bytes_down = s->to_down.bytes,
@@ -428,6 +409,8 @@ void stream_accept_take(struct stream_env *env, int fd, uint8_t kind,
 static void end(struct stream *s, bool reset)
 {
     struct stream_env *env = s->env;
+    leg_settle_records(s, &s->down);
+    leg_settle_records(s, &s->up);
     if (!s->announced)
         stream_post(s, s->established ? DP_EVENT_CLOSE : DP_EVENT_REFUSED);
     if (s->established) {

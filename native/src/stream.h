@@ -31,7 +31,7 @@ struct stream_env {              /* what a worker's streams share; owned by the 
     struct tls_context *tls;     /* borrowed from the engine */
     struct tls_sessions *sessions;
     struct tls_chains *chains;
-    struct buffers *records;     /* for records of our own; NULL = OpenSSL's are used */
+    struct buffers *records;     /* for records of our own */
     const struct dp_snapshot *snapshot; /* counted; set before the first stream */
     struct sets *sets;           /* owned; what the snapshot and later swaps say */
     struct pool *streams, *ejections;
@@ -73,6 +73,10 @@ struct leg {
     struct record plain;
     struct record *record;       /* borrowed: plain or tls's; NULL = no bytes can pass yet */
     struct tls *tls;             /* owned; NULL = none */
+    uint8_t prefer;              /* enum dp_prefer: whose records, by its profile */
+    uint8_t fallback;            /* enum dp_fallback: why not those; once decided */
+    bool decided;                /* and counted */
+    uint64_t move_at;            /* bytes that the stream is to carry before */
     uint64_t started_ns;         /* of its handshake */
     uint8_t addr[16];            /* the other end's */
     uint16_t port;
@@ -146,12 +150,21 @@ void leg_close(struct stream *s, struct leg *leg, bool reset);
 /* The kernel's word on a leg that nobody reads from just now. 0, or -errno: it was reset. */
 DP_MUST_CHECK int leg_error(const struct leg *leg);
 void stream_drop_endpoint(struct stream *s); /* the up leg, and its connection in the set */
-/* Readies a new leg's TLS: what it remembers of peers, and the records that are wanted. */
-void stream_prepare_tls(struct stream *s, struct tls *tls);
+/* Tells a new leg's TLS what it may take from the worker and how its records are to be; -ENOMEM. */
+DP_MUST_CHECK int leg_prepare_tls(struct stream *s, struct leg *leg);
 /* One step of a leg's TLS handshake, within the turn's budget. 1 = done, leg->record is set;
  * 0 = wait; <0 = refused, and tls_reason and tls_detail say why. */
 DP_MUST_CHECK int leg_handshake(struct stream *s, struct leg *leg);
 void stream_post(struct stream *s, uint16_t kind);
+
+/* stream_records.c: whose records a leg has. Before its handshake; -ENOMEM. */
+DP_MUST_CHECK int leg_prefer_records(struct stream *s, struct leg *leg);
+void leg_got_records(struct stream *s, struct leg *leg);  /* after it */
+void leg_lost_records(struct stream *s, const struct leg *leg); /* it failed, maybe for them */
+/* After the pumps ran. 1 = its records are others now, or no longer wait to be: run the pumps
+ * again; 0 = as before; -EIO = the connection is lost. */
+DP_MUST_CHECK int leg_move_records(struct stream *s, struct leg *leg);
+void leg_settle_records(struct stream *s, struct leg *leg); /* they stay what they are */
 void stream_is_known(struct stream *s); /* no stranger from now on */
 /* The client's first bytes into early, as many as fit. 0, or -errno of record.h. */
 DP_MUST_CHECK int stream_read_early(struct stream *s);

@@ -28,9 +28,9 @@ enum outcome down_new(struct stream *s)
 
 enum outcome down_handshake_enter(struct stream *s)
 {
-    if (tls_new_server(s->env->tls, s->down.source.fd, &s->down.tls) < 0)
+    if (tls_new_server(s->env->tls, s->down.source.fd, &s->down.tls) < 0 ||
+        leg_prepare_tls(s, &s->down) < 0)
         return stream_refuse(s, DP_REASON_INTERNAL, "no memory for a TLS connection");
-    stream_prepare_tls(s, s->down.tls);
     s->down.started_ns = clock_ns();
     stream_arm(s, s->env->config->handshake_timeout_ms);
     return down_handshake(s);
@@ -113,6 +113,7 @@ enum outcome down_watch(struct stream *s)
 enum outcome down_refuse_enter(struct stream *s)
 {
     struct stream_env *env = s->env;
+    leg_settle_records(s, &s->down);
     stream_post(s, DP_EVENT_REFUSED);
     stream_drop_endpoint(s);
     if (s->down.tls == NULL)

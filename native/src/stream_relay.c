@@ -35,6 +35,48 @@ static enum outcome broken(struct stream *s, struct pump *pump, int error)
     return stream_fail(s, down ? &s->down : &s->up, error);
 }
 
+static enum outcome run_both(struct stream *s)
+{
+    int r = run_pump(s, &s->to_down);
+    if (r < 0)
+        return broken(s, &s->to_down, r);
+    r = run_pump(s, &s->to_up);
+    if (r < 0)
+        return broken(s, &s->to_up, r);
+    return s->to_up.finished && s->to_down.finished ? OUTCOME_END : OUTCOME_WAIT;
+}
+
+/* 1 = a leg's records are others now, or no longer wait to be; -EIO = the stream is lost. */
+static int move_once(struct stream *s)
+{
+    struct leg *const legs[] = {&s->down, &s->up};
+    int moved = 0;
+    for (size_t i = 0; i < DP_COUNT(legs); i++) {
+        int r = leg_move_records(s, legs[i]);
+        if (r < 0)
+            return r;
+        moved |= r;
+    }
+    return moved;
+}
+
+/* A leg that has rested for it may have more to read, and what was not written to it waits: so the
+ * pumps run again, and may bring the other leg to rest. Each is moved, or not, once. */
+static enum outcome move_records(struct stream *s)
+{
+    enum outcome outcome = OUTCOME_WAIT;
+    int moved;
+    while (outcome == OUTCOME_WAIT && (moved = move_once(s)) != 0) {
+        if (moved < 0) {
+            (void)stream_refuse(s, DP_REASON_INTERNAL,
+                                "the kernel took one direction of TLS and refused the other");
+            return OUTCOME_END;
+        }
+        outcome = run_both(s);
+    }
+    return outcome;
+}
+
 /* Something happened on leg. The pump that reads from it waits for the other leg's edge if it is
  * blocked; the one that writes to it has something to do only if it is. */
 static enum outcome relay_leg(struct stream *s, struct leg *leg)
@@ -47,7 +89,7 @@ static enum outcome relay_leg(struct stream *s, struct leg *leg)
     r = pump_blocked(to) ? run_pump(s, to) : 0;
     if (r < 0)
         return broken(s, to, r);
-    return from->finished && to->finished ? OUTCOME_END : OUTCOME_WAIT;
+    return from->finished && to->finished ? OUTCOME_END : move_records(s);
 }
 
 enum outcome relay_down(struct stream *s)
@@ -141,13 +183,7 @@ enum outcome relay_enter(struct stream *s)
     stream_arm(s, s->idle_timeout_ms);
     if (s->duration_max_ms > 0)
         timer_arm(s->env->timers, &s->duration, s->active_ms + s->duration_max_ms);
-    int r = run_pump(s, &s->to_down);
-    if (r < 0)
-        return broken(s, &s->to_down, r);
-    r = run_pump(s, &s->to_up);
-    if (r < 0)
-        return broken(s, &s->to_up, r);
-    return s->to_up.finished && s->to_down.finished ? OUTCOME_END : OUTCOME_WAIT;
+    return run_both(s);
 }
 
 enum outcome relay_timeout(struct stream *s)

@@ -219,10 +219,20 @@ enum outcome up_handshake_enter(struct stream *s)
     int r = tls_new_client(s->env->tls, s->env->sessions, s->up.source.fd, &client, &s->up.tls);
     if (r < 0)
         return stream_refuse(s, DP_REASON_INTERNAL, "TLS client: %s", strerrordesc_np(-r));
-    stream_prepare_tls(s, s->up.tls);
+    if (leg_prepare_tls(s, &s->up) < 0)
+        return stream_refuse(s, DP_REASON_INTERNAL, "no memory for a TLS connection");
     s->up.started_ns = clock_ns();
     stream_arm(s, s->env->config->handshake_timeout_ms);
     return up_handshake(s);
+}
+
+/* The leaf that we showed, not the endpoint's own: the source's fault, and no reason to put the
+ * endpoint aside for all the others. In TLS 1.3 it is told when our handshake is done already. */
+static bool leaf_was_refused(const struct stream *s)
+{
+    return tls_refused_by_peer(s->up.tls) &&
+           (s->reason == DP_REASON_REVOKED || s->reason == DP_REASON_EXPIRED ||
+            s->reason == DP_REASON_PEER_IDENTITY);
 }
 
 enum outcome up_handshake(struct stream *s)
@@ -230,7 +240,7 @@ enum outcome up_handshake(struct stream *s)
     int r = leg_handshake(s, &s->up);
     if (r < 0) {
         (void)stream_refuse(s, tls_reason(s->up.tls), "%s", tls_detail(s->up.tls));
-        return try_next(s);
+        return leaf_was_refused(s) ? OUTCOME_REFUSED : try_next(s);
     }
     if (r == 0)
         return OUTCOME_WAIT;
@@ -284,18 +294,10 @@ static enum outcome no_reply(struct stream *s)
     return OUTCOME_REFUSED;
 }
 
-/* After the handshake TLS can only fail for what the endpoint thinks of the leaf that we showed:
- * the source's fault, and no reason to put the endpoint aside for all the others. */
-static bool leaf_was_refused(const struct stream *s, int error)
-{
-    return error == -EBADMSG && (s->reason == DP_REASON_REVOKED || s->reason == DP_REASON_EXPIRED ||
-                                 s->reason == DP_REASON_PEER_IDENTITY);
-}
-
 static enum outcome up_failed(struct stream *s, int error)
 {
     (void)stream_fail(s, &s->up, error);
-    return leaf_was_refused(s, error) ? OUTCOME_REFUSED : no_reply(s);
+    return leaf_was_refused(s) ? OUTCOME_REFUSED : no_reply(s);
 }
 
 static enum outcome exchange(struct stream *s)

@@ -98,6 +98,11 @@ static int sys_dup(int fd)
     return RESULT(fcntl(fd, F_DUPFD_CLOEXEC, 0));
 }
 
+static int sys_open(const char *path)
+{
+    return RESULT(open(path, O_RDONLY | O_CLOEXEC));
+}
+
 static int sys_close(int fd)
 {
     return RESULT(close(fd));
@@ -161,6 +166,7 @@ const struct sys_table sys_real = {
     .read = sys_read,
     .write = sys_write,
     .dup = sys_dup,
+    .open = sys_open,
     .close = sys_close,
     .pipe = sys_pipe,
     .pipe_size = sys_pipe_size,

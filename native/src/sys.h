@@ -27,6 +27,7 @@ struct sys_table {
     ssize_t (*read)(int fd, void *buf, size_t len);
     ssize_t (*write)(int fd, const void *buf, size_t len);
     int (*dup)(int fd);                      /* close-on-exec */
+    int (*open)(const char *path);           /* to read; close-on-exec */
     int (*close)(int fd);
     int (*pipe)(int ret_fds[2]);             /* non-blocking, close-on-exec */
     int (*pipe_size)(int fd);

@@ -339,10 +339,11 @@ void tls_want_user_records(struct tls *tls, struct buffers *buffers)
     SSL_set_read_ahead(tls->ssl, 0);
 }
 
-void tls_want_kernel_records(struct tls *tls, struct buffers *buffers)
+void tls_want_kernel_records(struct tls *tls, struct buffers *buffers, bool device)
 {
     tls_want_user_records(tls, buffers);
     tls->wants_kernel = true;
+    tls->wants_device = device;
 }
 
 void tls_free(struct tls *tls)
@@ -380,6 +381,7 @@ static uint16_t alert_reason(int alert)
 
 void tls_refuse_from_alert(struct tls *tls, int alert)
 {
+    tls->refused_by_peer |= tls->refusal.reason == DP_REASON_NONE;
     tls_refuse(&tls->refusal, alert_reason(alert), "peer refused us: %s",
                SSL_alert_desc_string_long(alert));
 }
@@ -520,6 +522,11 @@ bool tls_wants_write(const struct tls *tls)
 uint16_t tls_reason(const struct tls *tls)
 {
     return tls->refusal.reason;
+}
+
+bool tls_refused_by_peer(const struct tls *tls)
+{
+    return tls->refused_by_peer;
 }
 
 const char *tls_detail(const struct tls *tls)

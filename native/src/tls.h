@@ -76,8 +76,16 @@ DP_MUST_CHECK int tls_profile_apply(struct tls *tls, const dp_offload *offload);
  * OpenSSL's. Before the first tls_handshake. buffers, borrowed until tls_free, are of the sizes
  * that record_user.h says. */
 void tls_want_user_records(struct tls *tls, struct buffers *buffers);
-/* The same, but by the kernel (record_ktls.h) if it can; else records of our own. */
-void tls_want_kernel_records(struct tls *tls, struct buffers *buffers);
+/* The same, but by the kernel (record_ktls.h) if it can; else records of our own. device: only if
+ * the NIC might seal them, and see whether it does. */
+void tls_want_kernel_records(struct tls *tls, struct buffers *buffers, bool device);
+/* Once established with records of our own: to the kernel's, as soon as none is under way. From
+ * the first call on, call again after every read and write, which may say -EAGAIN for it, until:
+ * 1 = done, and tls_record is another; 0 = not yet; -ENOTSUP = it will not be, tls_fallback says
+ * why, and reading and writing go on; -EIO = the connection is lost by the attempt. */
+DP_MUST_CHECK int tls_move_to_kernel(struct tls *tls, bool device);
+/* After the handshake: why no NIC would seal these records; NONE = one might. */
+uint8_t tls_device_refusal(const struct tls *tls); /* enum dp_fallback */
 void tls_free(struct tls *tls); /* accepts NULL */
 
 /* 1 = done and the peer verified; 0 = wait for the descriptor; -EPROTO or -EACCES = refused, see
@@ -89,6 +97,7 @@ DP_MUST_CHECK int tls_handshake(struct tls *tls, const struct dp_snapshot *snap)
 bool tls_wants_write(const struct tls *tls); /* what a 0, or a record's -EAGAIN, waits for */
 
 uint16_t tls_reason(const struct tls *tls);    /* enum dp_reason of the refusal */
+bool tls_refused_by_peer(const struct tls *tls); /* by its alert */
 const char *tls_detail(const struct tls *tls); /* never NULL; at most DP_DETAIL_MAX bytes */
 const struct tls_peer *tls_peer(const struct tls *tls); /* after 1 */
 const char *tls_sni(const struct tls *tls);    /* what the client sent; "" if none */

@@ -57,6 +57,7 @@ struct tls {
     char sni[SNI_MAX + 1];
     bool is_server, started, established;
     struct tls_refusal refusal;
+    bool refused_by_peer;
     int io_error;                /* errno of the last socket call, 0 */
     bool io_eof;                 /* the peer's FIN was read */
     bool io_starved;             /* the last read of the socket found nothing */
@@ -71,6 +72,7 @@ struct tls {
     /* Records that are not OpenSSL's, when asked for: buffers is set, then user or ktls. */
     struct buffers *buffers;     /* borrowed from the worker; NULL = not asked for */
     bool wants_kernel;           /* ktls rather than user */
+    bool wants_device;           /* but only if a NIC might do it */
     uint8_t fallback;            /* enum dp_fallback: why not ktls */
     struct buffer *inbox;        /* owned; what OpenSSL has not read yet; never if wants_kernel */
     uint8_t secrets[2][KEYS_SECRET_MAX]; /* by enum keys_side; wiped when handed over */

@@ -114,6 +114,13 @@ bool tls_profile_has_suite(struct tls *tls, const SSL_SESSION *session)
     return suite != NULL && sk_SSL_CIPHER_find(SSL_get_ciphers(tls->ssl), suite) >= 0;
 }
 
+uint8_t tls_device_refusal(const struct tls *tls)
+{
+    if (tls->info.version == TLS1_2_VERSION)
+        return keys_is_tls12(tls->info.cipher) ? DP_FALLBACK_NONE : DP_FALLBACK_CIPHER;
+    return tls->takes_12 ? DP_FALLBACK_PEER : DP_FALLBACK_VERSION;
+}
+
 bool tls_profile_is_kept(struct tls *tls)
 {
     if (SSL_version(tls->ssl) != TLS1_2_VERSION || SSL_get_extms_support(tls->ssl) == 1)

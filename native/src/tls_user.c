@@ -95,7 +95,7 @@ static bool is_settled(const struct tls *tls)
 
 static struct record_owner owner_of(struct tls *tls)
 {
-    bool settled = is_settled(tls);
+    bool settled = is_settled(tls) || tls->ssl == NULL;
     return (struct record_owner){.arg = tls, .failed = on_failed,
                                  .ticket = settled ? NULL : on_ticket,
                                  .settled = settled ? NULL : on_settled};
@@ -127,23 +127,62 @@ static int to_user(struct tls *tls, enum keys_side ours, enum keys_side theirs)
     return r;
 }
 
-static int to_kernel(struct tls *tls, enum keys_side ours, enum keys_side theirs)
+static int install(struct tls *tls, const struct ktls_direction *read,
+                   const struct ktls_direction *write, bool device)
 {
     const struct record_ktls_spec spec = {
         .fd = tls->rec.fd,
         .is_server = tls->is_server,
         .cipher = tls->info.cipher,
-        .read = {.secret = tls->secrets[theirs], .seq = read_seq(tls)},
-        .write = {.secret = tls->secrets[ours], .seq = tls->written},
+        .read = *read,
+        .write = *write,
+        .device = device,
         .buffers = tls->buffers,
         .owner = owner_of(tls),
     };
     enum dp_fallback why;
-    assert(tls->inbox == NULL);
     int r = record_ktls_new(&spec, &tls->ktls, &why);
     if (r < 0)
         tls->fallback = (uint8_t)why;
+    else if (device && tls_record(tls)->ops->layer != DP_RECORD_NIC)
+        tls->fallback = DP_FALLBACK_NO_DEVICE;
     return r;
+}
+
+static int to_kernel(struct tls *tls, enum keys_side ours, enum keys_side theirs)
+{
+    const struct ktls_direction read = {.secret = tls->secrets[theirs], .seq = read_seq(tls)};
+    const struct ktls_direction write = {.secret = tls->secrets[ours], .seq = tls->written};
+    assert(tls->inbox == NULL);
+    tls->fallback = tls->wants_device ? tls_device_refusal(tls) : DP_FALLBACK_NONE;
+    if (tls->fallback != DP_FALLBACK_NONE)
+        return -ENOTSUP;
+    return install(tls, &read, &write, tls->wants_device);
+}
+
+int tls_move_to_kernel(struct tls *tls, bool device)
+{
+    enum dp_fallback why = DP_FALLBACK_NONE;
+    assert(tls->user != NULL);
+    int r = record_user_rest(tls->user, &why);
+    if (r == -EAGAIN)
+        return 0;
+    if (r < 0) {
+        tls->fallback = (uint8_t)why;
+        return -ENOTSUP;
+    }
+    assert(tls->ssl == NULL); /* it rests only when that is settled */
+    struct record_user_place read, write;
+    record_user_places(tls->user, &read, &write);
+    r = install(tls, &(struct ktls_direction){.secret = read.secret, .seq = read.seq},
+                &(struct ktls_direction){.secret = write.secret, .seq = write.seq}, device);
+    if (r == -ENOTSUP)
+        record_user_resume(tls->user);
+    if (r < 0)
+        return r;
+    record_user_free(tls->user);
+    tls->user = NULL;
+    return 1;
 }
 
 /* TLS 1.2's secrets. OpenSSL begins with an explicit nonce of its own liking; we go on from there,

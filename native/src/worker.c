@@ -272,7 +272,7 @@ static int env_init(struct stream_env *env, const dp_config *config, uint16_t nu
     if (r == 0) /* a stream holds at most two; one more is in hand */
         r = buffers_new(2 * config->streams_max + 1, LARGE_BUFFERS_MAX, env->stats,
                         &env->relay.buffers);
-    if (r == 0 && config->records >= DP_RECORD_USER)
+    if (r == 0)
         r = buffers_new_sized(RECORD_SMALL, 2 * RECORD_BUFFERS_A_LEG * config->streams_max,
                               RECORD_LARGE, LARGE_BUFFERS_MAX, env->stats, &env->records);
     if (r == 0)

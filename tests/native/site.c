@@ -193,6 +193,8 @@ dp_snapshot *site_snapshot(struct site *site)
     MUST(dp_snapshot_add_leaf(snap, site->host_leaf, &host) == 0);
     MUST(dp_snapshot_set_appliance_leaf(snap, appliance) == 0);
     MUST(dp_snapshot_add_own_address(snap, site->own_addr) == 0);
+    if (site->offload != NULL)
+        MUST(dp_snapshot_set_offload(snap, site->offload) == 0);
     if (site->has_host)
         MUST(dp_snapshot_add_host(snap, site->host_addr, site->host_grade, host, "a1") == 0);
     if (site->has_agent)

@@ -52,6 +52,7 @@ struct site {
     struct site_set outbound, inbound;
     const char *deny_principal;  /* by policy "no-batch" */
     const char *denied_id;       /* on the deny list */
+    const dp_offload *offload;   /* NULL = none: site_records it is */
 
     struct site_event events[SITE_EVENTS_MAX]; /* all seen so far */
     uint32_t event_count;

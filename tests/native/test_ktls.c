@@ -17,7 +17,7 @@
 #define SOL_TLS 282
 #endif
 
-enum { FD = 1000, CALLS_MAX = 8, SCRIPT_MAX = 64, MESSAGE_MAX = 1024 };
+enum { FD = 1000, STAT_FD = 1001, CALLS_MAX = 8, INSTALLING = 3, SCRIPT_MAX = 64, MESSAGE_MAX = 1024 };
 
 /* The kernel's part. */
 static struct call {
@@ -27,6 +27,8 @@ static struct call {
 } calls[CALLS_MAX];
 static size_t call_count;
 static int results[CALLS_MAX];   /* of the calls, in turn */
+static const char *stat_before, *stat_after; /* /proc/net/tls_stat; NULL = there is none */
+static size_t stat_off;
 
 static struct step {             /* what recvmsg gives: bytes of a type, or an error */
     ssize_t result;
@@ -46,6 +48,35 @@ static int fake_setsockopt(int fd, int level, int name, const void *value, sockl
     *call = (struct call){.level = level, .name = name, .len = len};
     memcpy(call->value, value, len);
     return results[call_count++];
+}
+
+static const char *stat_text(void)
+{
+    return call_count == 0 ? stat_before : stat_after;
+}
+
+static int fake_open(const char *path)
+{
+    CHECK_TEXT(path, "/proc/self/net/tls_stat");
+    stat_off = 0;
+    return stat_text() != NULL ? STAT_FD : -ENOENT;
+}
+
+static ssize_t fake_read(int fd, void *buf, size_t len)
+{
+    CHECK_INT(fd, STAT_FD);
+    size_t n = strlen(stat_text() + stat_off);
+    n = n < 7 ? n : 7; /* in pieces */
+    n = n < len ? n : len;
+    memcpy(buf, stat_text() + stat_off, n);
+    stat_off += n;
+    return (ssize_t)n;
+}
+
+static int fake_close(int fd)
+{
+    CHECK_INT(fd, STAT_FD);
+    return 0;
 }
 
 static ssize_t fake_recvmsg(int fd, struct msghdr *message, int flags)
@@ -107,6 +138,7 @@ static struct sys_table fake;
 static void kernel_begin(void)
 {
     memset(results, 0, sizeof(results));
+    results[INSTALLING] = -EBUSY; /* of a kernel before 6.14: there are keys already */
     call_count = script_len = script_at = step_off = 0;
     sent_type = 0;
     sent_len = 0;
@@ -116,6 +148,9 @@ static void kernel_begin(void)
     fake.recvmsg = fake_recvmsg;
     fake.sendmsg = fake_sendmsg;
     fake.send = fake_send;
+    fake.open = fake_open;
+    fake.read = fake_read;
+    fake.close = fake_close;
     sys = &fake;
 }
 
@@ -313,6 +348,34 @@ static void each_step_refused(void)
     sys = &sys_real;
 }
 
+static void the_device_is_seen_by_its_count(void)
+{
+    static const char none[] = "TlsCurrTxSw 1\nTlsTxDevice 7\nTlsRxDevice 3\n";
+    static const char more[] = "TlsCurrTxSw 1\nTlsTxDevice 8\nTlsRxDevice 4\n";
+    static const char receives[] = "TlsCurrTxSw 1\nTlsTxDevice 7\nTlsRxDevice 4\n";
+    static const struct {
+        const char *before, *after;
+        int result;              /* of TLS_TX */
+        bool device;
+    } cases[] = {
+        {none, more, 0, true}, {none, none, 0, false}, {none, receives, 0, false},
+        {NULL, NULL, 0, false}, {"", "", 0, false}, {none, more, -EINVAL, false},
+    };
+    const struct ktls_direction direction = {.secret = tx_secret};
+    for (size_t i = 0; i < DP_COUNT(cases); i++) {
+        enum dp_fallback why = DP_FALLBACK_NONE;
+        bool device = false;
+        kernel_begin();
+        stat_before = cases[i].before;
+        stat_after = cases[i].after;
+        results[1] = cases[i].result;
+        CHECK_INT(ktls_install_seen(FD, 0xc02b, &direction, &direction, &why, &device),
+                  cases[i].result < 0 ? -ENOTSUP : 0);
+        CHECK_INT(device, cases[i].device);
+    }
+    sys = &sys_real;
+}
+
 /* Reading. */
 
 static void data_and_its_ends(void)
@@ -430,6 +493,65 @@ static void what_splice_stopped_at(void)
         CHECK_INT(read_of(ktls, buf, sizeof(buf)), cases[i].read);
         CHECK_INT(owner.alert, cases[i].alert);
         CHECK_INT(owner.failed, cases[i].read == -EBADMSG);
+        close_it(ktls);
+    }
+}
+
+/* From Linux 6.14 on the kernel takes the next keys. */
+
+static bool handed(const struct call *call, int name, const uint8_t *secret, int updates)
+{
+    uint8_t next[KEYS_SECRET_MAX], key[KEYS_KEY_MAX], iv[KEYS_IV_SIZE];
+    struct tls12_crypto_info_aes_gcm_128 info;
+    static const uint8_t zero[8];
+    memcpy(next, secret, sizeof(next));
+    for (int i = 0; i < updates; i++)
+        CHECK_INT(keys_update(0x1301, next), 0);
+    CHECK_INT(keys_derive(0x1301, next, key, iv), 0);
+    memcpy(&info, call->value, sizeof(info));
+    return call->level == SOL_TLS && call->name == name && call->len == sizeof(info) &&
+           info.info.version == TLS_1_3_VERSION && memcmp(info.key, key, sizeof(info.key)) == 0 &&
+           memcmp(info.salt, iv, 4) == 0 && memcmp(info.iv, iv + 4, 8) == 0 &&
+           memcmp(info.rec_seq, zero, 8) == 0;
+}
+
+static void a_key_update_is_followed(void)
+{
+    struct record_ktls *ktls = open_as(true);
+    uint8_t buf[64];
+    results[INSTALLING] = 0;
+    then(RECORD_HANDSHAKE, "\x18\x00\x00\x01\x00", 5);
+    then(RECORD_DATA, "one", 3);
+    then(RECORD_HANDSHAKE, "\x18\x00\x00\x01\x01", 5); /* and ours is asked for */
+    then(RECORD_DATA, "two", 3);
+    CHECK_INT(read_of(ktls, buf, sizeof(buf)), 3);
+    REQUIRE_INT(call_count, INSTALLING + 1);
+    CHECK(handed(&calls[3], TLS_RX, rx_secret, 1));
+    CHECK_INT(sent_len, 0);
+    CHECK_INT(read_of(ktls, buf, sizeof(buf)), 3);
+    REQUIRE_INT(call_count, INSTALLING + 3);
+    CHECK(handed(&calls[4], TLS_RX, rx_secret, 2));
+    CHECK(handed(&calls[5], TLS_TX, tx_secret, 1));
+    CHECK_INT(sent_type, RECORD_HANDSHAKE);
+    CHECK(sent_len == 5 && memcmp(sent, "\x18\x00\x00\x01\x00", 5) == 0);
+    CHECK(!record_ktls_met_key_update(ktls));
+    CHECK_INT(owner.failed, 0);
+    close_it(ktls);
+}
+
+/* Each step of that refused ends the connection, and is counted. */
+static void a_key_update_is_refused(void)
+{
+    for (int step = 0; step < 3; step++) {
+        struct record_ktls *ktls = open_as(true);
+        uint8_t buf[64];
+        results[INSTALLING] = step == 0 ? -EBUSY : 0;
+        results[INSTALLING + 1] = step == 1 ? -ENOMEM : 0;
+        send_result = step == 2 ? -EAGAIN : 0;
+        then(RECORD_HANDSHAKE, "\x18\x00\x00\x01\x01", 5);
+        CHECK_INT(read_of(ktls, buf, sizeof(buf)), -EBADMSG);
+        CHECK(record_ktls_met_key_update(ktls));
+        CHECK_INT(owner.alert, ALERT_INTERNAL_ERROR);
         close_it(ktls);
     }
 }
@@ -554,6 +676,8 @@ static void writing_and_finishing(void)
     close_it(ktls);
 }
 
-TEST_MAIN(TEST(what_the_kernel_is_handed), TEST(each_step_refused), TEST(data_and_its_ends),
+TEST_MAIN(TEST(what_the_kernel_is_handed), TEST(each_step_refused),
+          TEST(the_device_is_seen_by_its_count), TEST(a_key_update_is_followed),
+          TEST(a_key_update_is_refused), TEST(data_and_its_ends),
           TEST(waiting_is_no_end), TEST(empty_records_are_few), TEST(what_splice_stopped_at),
           TEST(tickets_reach_the_owner_sealed), TEST(bad_tickets), TEST(writing_and_finishing))

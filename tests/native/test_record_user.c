@@ -578,6 +578,129 @@ static void writes_any_pieces(void)
     }
 }
 
+/* Somebody else goes on where we rest, at a random moment and under traffic both ways: here another
+ * of our own kind, with nothing but the secrets and the numbers. Every byte arrives once. */
+static void another_goes_on(void)
+{
+    enum { TOTAL = 1 << 20, FAR_ROOM = 1 << 22 };
+    size_t moves = 0;
+    for (size_t round = 0; round < 4 * DP_COUNT(ciphers); round++) {
+        struct end end;
+        uint8_t *far = malloc(FAR_ROOM), *buf = malloc(150000), *content = malloc(RECORD_WIRE_MAX);
+        uint8_t *wire = NULL;
+        size_t sent = 0, got = 0, have = 0, bytes = 0, off = 0, read = 0;
+        bool good = true, tried = false, ended = false;
+        uint32_t when = random_below(TOTAL / 16);
+        end_open(&end, ciphers[round % DP_COUNT(ciphers)], true, AEAD_BEST);
+        size_t len = random_stream(&end.peer, false, &wire, &bytes);
+        sys = &unkind;
+        for (int turn = 0; turn < 1000000 && good && !(ended && got == TOTAL); turn++) {
+            ssize_t n = off < len ? send(end.far_fd, wire + off, len - off, MSG_DONTWAIT) : 0;
+            off += n > 0 ? (size_t)n : 0;
+            n = near_read(&end, buf, 1 + random_size(100000));
+            for (ssize_t i = 0; i < n; i++)
+                good &= buf[i] == byte_at(read + (size_t)i);
+            read += n > 0 ? (size_t)n : 0;
+            ended |= n == 0;
+            good &= n >= 0 || n == -EAGAIN;
+            size_t offer = TOTAL - sent < 150000 ? TOTAL - sent : 150000;
+            for (size_t i = 0; i < offer; i++)
+                buf[i] = byte_at(sent + i);
+            n = offer > 0 ? end.rec->ops->write(end.rec, buf, offer) : 0;
+            sent += n > 0 ? (size_t)n : 0;
+            good &= n >= 0 || n == -EAGAIN;
+            enum dp_fallback why = DP_FALLBACK_NONE;
+            int r = !tried && !ended && sent >= when ? record_user_rest(end.user, &why) : -EAGAIN;
+            if (r == 0) {
+                struct record_user_place in, out;
+                struct record_user *old = end.user;
+                record_user_places(old, &in, &out);
+                const struct record_user_spec spec = {
+                    .fd = end.fd, .is_server = true, .cipher = end.peer.cipher,
+                    .read_secret = in.secret, .write_secret = out.secret, .read_seq = in.seq,
+                    .write_seq = out.seq, .buffers = end.buffers,
+                    .owner = {.arg = &end, .failed = on_failed}};
+                good &= record_user_new(&spec, &end.user) == 0;
+                record_user_free(old);
+                end.rec = record_user_record(end.user);
+                moves++;
+            }
+            tried |= r != -EAGAIN; /* -EBUSY: the peer's end came first */
+            n = recv(end.far_fd, far + have, FAR_ROOM - have, MSG_DONTWAIT);
+            have += n > 0 ? (size_t)n : 0;
+            size_t at = 0, n_content;
+            uint8_t type;
+            int used;
+            while (good && (used = wire_open(&end.peer, far + at, have - at, &type, content,
+                                             &n_content)) != 0) {
+                good = used > 0;
+                for (size_t i = 0; good && type == DATA && i < n_content; i++)
+                    good = content[i] == byte_at(got + i);
+                got += good && type == DATA ? n_content : 0;
+                at += used > 0 ? (size_t)used : 0;
+            }
+            memmove(far, far + at, have - at);
+            have -= at;
+        }
+        sys = &sys_real;
+        CHECK(good && ended);
+        CHECK_INT(read, bytes);
+        CHECK_INT(got, TOTAL);
+        free(far);
+        free(buf);
+        free(content);
+        free(wire);
+        end_close(&end);
+    }
+    printf("# %zu moves\n", moves);
+    CHECK(moves >= DP_COUNT(ciphers));
+}
+
+static void rest_is_not_waited_for_forever(void)
+{
+    struct end end;
+    enum dp_fallback why = DP_FALLBACK_NONE;
+    uint8_t buf[64], wire[64];
+    end_open(&end, 0x1301, true, AEAD_BEST);
+    CHECK_INT(record_user_rest(end.user, &why), 0);
+    CHECK_INT(near_read(&end, buf, sizeof(buf)), -EAGAIN);
+    CHECK_INT(end.rec->ops->write(end.rec, "x", 1), -EAGAIN);
+    record_user_resume(end.user);
+    CHECK(end.rec->ops->pending(end.rec));
+    CHECK_INT(end.rec->ops->write(end.rec, "x", 1), 1);
+    /* Half a record in hand, its other half and the next one never behind it alone. */
+    size_t len = wire_seal(&end.peer, DATA, "a", 1, 0, wire), off = 10;
+    far_send(&end, wire, off);
+    CHECK_INT(near_read(&end, buf, sizeof(buf)), -EAGAIN);
+    CHECK_INT(record_user_rest(end.user, &why), -EAGAIN);
+    CHECK_INT(end.rec->ops->write(end.rec, "y", 1), 1); /* which does not wait for that */
+    far_send(&end, wire + off, len - off);
+    far_record(&end, DATA, "b", 1);
+    CHECK_INT(near_read(&end, buf, sizeof(buf)), 1);
+    CHECK_INT(near_read(&end, buf, sizeof(buf)), -EAGAIN); /* nothing beyond it */
+    CHECK_INT(record_user_rest(end.user, &why), 0);
+    record_user_resume(end.user);
+    CHECK_INT(near_read(&end, buf, sizeof(buf)), 1);
+    /* A KeyUpdate of ours is owed, and there is nothing to send it with. */
+    far_record(&end, HANDSHAKE, (uint8_t[]){24, 0, 0, 1, 1}, 5);
+    wire_peer_update(&end.peer, &end.peer.out, true);
+    CHECK_INT(near_read(&end, buf, sizeof(buf)), -EAGAIN);
+    int r = record_user_rest(end.user, &why);
+    for (int i = 0; i < 10000 && r == -EAGAIN; i++) {
+        far_record(&end, DATA, "c", 1);
+        ssize_t n = near_read(&end, buf, 1);
+        r = record_user_rest(end.user, &why);
+        CHECK(n == 1 || (n == -EAGAIN && r == -EBUSY));
+    }
+    CHECK_INT(r, -EBUSY);
+    CHECK_INT(why, DP_FALLBACK_KEY_UPDATE);
+    CHECK_INT(end.rec->ops->write(end.rec, "z", 1), 1);
+    CHECK_INT(end.rec->ops->finish(end.rec), 0);
+    CHECK_INT(record_user_rest(end.user, &why), -EBUSY);
+    CHECK_INT(why, DP_FALLBACK_BUSY);
+    end_close(&end);
+}
+
 /* What a peer can get wrong. */
 
 struct wrong {
@@ -977,7 +1100,8 @@ static void other_suites_are_not_taken(void)
 
 TEST_MAIN(TEST(the_trace_of_rfc_8448), TEST(nonces_of_12_go_on), TEST(openssl_is_content),
           TEST(openssl_follows_our_key_updates), TEST(the_ssl_is_freed), TEST(many_tickets),
-          TEST(reads_any_pieces), TEST(writes_any_pieces), TEST(what_is_wrong_is_refused),
+          TEST(reads_any_pieces), TEST(writes_any_pieces), TEST(another_goes_on),
+          TEST(rest_is_not_waited_for_forever), TEST(what_is_wrong_is_refused),
           TEST(order_and_authenticity), TEST(sizes_at_the_edge), TEST(silence_has_a_limit),
           TEST(messages_in_pieces), TEST(a_key_update_that_is_asked_for),
           TEST(tickets_are_for_the_owner), TEST(a_malformed_ticket_breaks_the_connection),

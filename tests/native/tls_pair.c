@@ -157,7 +157,7 @@ static void want_records(struct tls *tls, uint8_t layer, struct buffers *buffers
     if (layer == DP_RECORD_USER)
         tls_want_user_records(tls, buffers);
     else if (layer == DP_RECORD_KTLS)
-        tls_want_kernel_records(tls, buffers);
+        tls_want_kernel_records(tls, buffers, false);
 }
 
 void pair_open(struct pair *pair, struct sites *sites, const struct dp_leaf *leaf,
