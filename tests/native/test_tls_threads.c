@@ -15,14 +15,16 @@ struct worker {
     struct tls_sessions *sessions; /* its own */
     struct stats *stats;
     struct buffers *buffers;
+    struct tls_chains *chains;
     unsigned connected, resumed;
 };
 
 static void *work(void *arg)
 {
     struct worker *worker = arg;
-    struct sites mine = sites; /* shares everything but sessions and buffers */
+    struct sites mine = sites; /* shares everything but sessions, chains and buffers */
     mine.sessions = worker->sessions;
+    mine.chains = worker->chains;
     mine.buffers = worker->buffers;
     for (int i = 0; i < CONNECTIONS; i++) {
         struct pair pair;
@@ -63,6 +65,7 @@ static void workers_share_a_context(void)
         REQUIRE_INT(tls_sessions_new(sites.ctx_a, 8, &workers[i].sessions), 0);
         REQUIRE_INT(stats_new(&workers[i].stats), 0);
         workers[i].buffers = sites_buffers(workers[i].stats);
+        REQUIRE_INT(tls_chains_new(SITES_CHAINS_MAX, workers[i].stats, &workers[i].chains), 0);
         REQUIRE_INT(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
     }
     REQUIRE_INT(pthread_create(&rotator, NULL, rotate, NULL), 0);
@@ -79,6 +82,7 @@ static void workers_share_a_context(void)
         (void)work(&workers[i]);
         CHECK(workers[i].resumed >= CONNECTIONS - 2);
         tls_sessions_free(workers[i].sessions);
+        tls_chains_free(workers[i].chains);
         buffers_free(workers[i].buffers);
         stats_free(workers[i].stats);
     }
