@@ -1,6 +1,12 @@
 """DestinationRules: how a service's connections are balanced, limited and given up on. Pure.
 
 https://istio.io/latest/docs/reference/config/networking/destination-rule/
+
+Limits and ejection hold as in Istio: for each client's proxy, which is the source's appliance for
+all of its hosts together (a service's outbound set), and once more where the service is, for what
+peers bring there (its inbound set; a subset has its own). So a service with `maxConnections: 100`
+gets at most 100 connections of its own site's hosts and 100 of all peers'. Each is counted in one
+place for all workers.
 """
 
 from __future__ import annotations
