@@ -212,6 +212,7 @@ class Daemon:
             **{f"enrol_{name}": count for name, count in self.enrolled.items()},
             **{f"ca_{name}": count for name, count in asked.items()},
             **{f"supervisor_{name}": count for name, count in self.supervised.items()},
+            **self.listeners.refused(),
             "peering_refused": self.peering.refused,
             "peering_words_held_back": self.peering.held_back,
         }

@@ -27,12 +27,14 @@ from appliance.paths import Paths
 from appliance.registry.view import RegistryView
 from appliance.report import Troubles
 from appliance.site import Site
+from appliance.system.credentials import Seats
 from appliance.tasks import Tasks
 from dataplane.snapshot import Leaf
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
+CONNECTIONS_MAX = 256
 LOOPBACK = "127.0.0.1"
 Start = Callable[[], Awaitable[None]]
 
@@ -59,6 +61,8 @@ class Listeners:
         self._troubles, self._served = troubles, served
         self._tasks = Tasks()
         self._stack = AsyncExitStack()
+        self._seats = Seats(CONNECTIONS_MAX)
+        self._enrolling: EnrolServer | None = None
         self.certified = asyncio.Event()  # set it when this appliance has a leaf of its own
 
     async def __aenter__(self) -> Listeners:
@@ -98,6 +102,15 @@ class Listeners:
             self._troubles.clear(part)
             return
 
+    def refused(self) -> dict[str, int]:
+        """Connections too many, by listener."""
+        return {
+            "admin_connections_refused": self._seats.refused,
+            "enrol_connections_refused": (
+                self._enrolling.connections_refused if self._enrolling else 0
+            ),
+        }
+
     def _addresses(self, *, hosts: bool) -> tuple[str, ...]:
         """The mesh's, and with `hosts` those that hosts know us by."""
         spec = self._site.spec
@@ -117,7 +130,7 @@ class Listeners:
         server.add_insecure_port(f"unix:{inner}")
         await server.start()
         try:
-            async with PeerCredFront(self._paths.admin_socket, inner):
+            async with PeerCredFront(self._paths.admin_socket, inner, self._seats):
                 yield
         finally:
             await server.stop(None)
@@ -157,6 +170,7 @@ class Listeners:
         except OSError as error:
             await server.__aexit__(None, None, None)
             raise Unavailable(f"enrolment cannot listen: {error.strerror}") from error
+        self._enrolling = server
         self._tasks.start(self._follow(server, leaf, bundle), "enrolment's leaf")
 
     async def _follow(self, server: EnrolServer, leaf: Leaf, bundle: str) -> None:

@@ -49,12 +49,12 @@ def peer_of(context: Context) -> Peer:
 class PeerCredFront(Closing):
     """Listens on `public`, relays to the gRPC server at `inner`. Async context manager.
 
-    At most `limit` connections at once; more are closed and counted (see Seats).
+    For whom there is no seat, the connection is closed.
     """
 
-    def __init__(self, public: Path, inner: Path, limit: int = 256) -> None:
+    def __init__(self, public: Path, inner: Path, seats: Seats) -> None:
         self.public, self.inner = public, inner
-        self.seats = Seats(limit)
+        self._seats = seats
         self._random = secrets.token_hex(8)
         self._numbers = count()
         self._relays: set[asyncio.Task[None]] = set()
@@ -89,13 +89,13 @@ class PeerCredFront(Closing):
             sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
             with sock:
                 peer = credentials(sock)
-            if not self.seats.take(peer.uid):
+            if not self._seats.take(peer.uid):
                 log.warning("%s: too many connections, refused uid %d", self.public, peer.uid)
                 return
             try:
                 await self._relay(peer, reader, writer)
             finally:
-                self.seats.leave(peer.uid)
+                self._seats.leave(peer.uid)
         except OSError as problem:
             log.debug("%s: connection ended: %s", self.public, problem)
         finally:

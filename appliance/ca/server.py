@@ -41,13 +41,13 @@ from appliance.ca.table import Issued, Table
 from appliance.errors import ApplianceError, Conflict, Denied, InvalidInput, LimitReached
 from appliance.identity import OPERATOR_KINDS, appliance_id, is_operator_id, operator_id
 from appliance.rate import Bucket, Rate
-from appliance.system.credentials import Peer
+from appliance.system.credentials import Peer, Seats
 from dataplane.snapshot import Grade
 
 log = logging.getLogger(__name__)
 
 MESSAGE_BYTES_MAX = 256 * 1024
-CALLS_MAX = 256
+CALLS_MAX = CONNECTIONS_MAX = 256
 SIGN_RATE = Rate(burst=20_000, per_second=100)  # a whole site at once, then a steady stream
 REFUSAL_AUDIT_RATE = Rate(burst=100, per_second=1)  # so that asking cannot flood the audit
 AUDIT_LIST_MAX = 10_000
@@ -104,6 +104,7 @@ class Ca:
         self._appliance_id = appliance_id(authority.trust_domain, appliance)
         self._appliance_dns = f"{appliance}.sluice.{authority.trust_domain}"
         self.counters: Counter[str] = Counter()
+        self.seats = Seats(CONNECTIONS_MAX)  # at its socket
 
     def _now(self) -> int:
         return int(self._clock())
@@ -243,7 +244,7 @@ class Ca:
             imported=self._authority.imported,
             approvals=self._table.approvals_count(),
             ttl_max_s=TTL_MAX_S,
-            counters=dict(self.counters),
+            counters={**self.counters, "connections_refused": self.seats.refused},
         )
 
 
@@ -403,7 +404,7 @@ async def serve(ca: Ca, public: Path) -> AsyncIterator[PeerCredFront]:
     server.add_insecure_port(f"unix:{inner}")
     await server.start()
     try:
-        async with PeerCredFront(public, inner) as front:
+        async with PeerCredFront(public, inner, ca.seats) as front:
             yield front
     finally:
         await server.stop(grace=2)

@@ -26,6 +26,7 @@ from appliance.paths import Paths
 from appliance.registry.health import Health
 from appliance.registry.nic_settings import NicSettings
 from appliance.report import Reporter, Troubles
+from appliance.system.credentials import Seats
 from appliance.system.offload import Offload
 from dataplane.events import EventKind, Fallback, FlowKind, Reason, RecordLayer
 from dataplane.snapshot import Grade
@@ -103,7 +104,7 @@ async def served(path: Path) -> AsyncIterator[tuple[Desk, AdminClient, Any]]:
     await grpc_server.start()
     try:
         async with (
-            PeerCredFront(desk.paths.admin_socket, inner),
+            PeerCredFront(desk.paths.admin_socket, inner, Seats(64)),
             grpc.aio.insecure_channel(f"unix:{desk.paths.admin_socket}") as channel,
             desk.client() as client,
         ):

@@ -14,7 +14,7 @@ import pytest
 
 from appliance.api.peercred import PeerCredFront, inner_directory, peer_of
 from appliance.errors import Denied
-from appliance.system.credentials import Peer
+from appliance.system.credentials import Peer, Seats
 
 
 async def _who(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -36,7 +36,7 @@ async def served(tmp_path: Path, limit: int = 8) -> AsyncIterator[PeerCredFront]
     server.add_insecure_port(f"unix:{inner}")
     await server.start()
     try:
-        async with PeerCredFront(tmp_path / "public.sock", inner, limit) as front:
+        async with PeerCredFront(tmp_path / "public.sock", inner, Seats(limit)) as front:
             yield front
     finally:
         await server.stop(None)
@@ -75,7 +75,7 @@ async def test_another_user_is_seen_as_such(tmp_path: Path) -> None:
             folder.chmod(folder.stat().st_mode | 0o011)
     inner = inner_directory(tmp_path / "inner") / "raw.sock"
     server = await asyncio.start_unix_server(accepted, inner)
-    async with server, PeerCredFront(tmp_path / "public.sock", inner) as front:
+    async with server, PeerCredFront(tmp_path / "public.sock", inner, Seats(8)) as front:
         child = await asyncio.create_subprocess_exec(
             "/usr/bin/python3", "-c", script, str(front.public)
         )
@@ -103,7 +103,7 @@ async def test_connections_are_limited_and_refusals_counted(tmp_path: Path) -> N
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
         writer.close()
-        assert front.seats.refused == 1
+        assert front._seats.refused == 1
         for one in held:
             one.close()
 
