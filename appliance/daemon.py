@@ -200,9 +200,9 @@ class Daemon:
         return await checks.findings(self.site, self.offload)
 
     def preferred_records(self) -> str:
-        """As the OffloadProfile says, or the Site when there is none."""
+        """As the OffloadProfile says."""
         profile = offload_profile(self.publisher.model)
-        return profile.prefer if profile is not None else self.site.spec.dataplane.records
+        return profile.prefer if profile is not None else "user"
 
     def refusals(self) -> dict[str, int]:
         """What parts other than the data plane counted."""

@@ -96,11 +96,6 @@ class DataplaneSettings(_Part):
     workers: int = Field(default=0, ge=0, le=64, description="0 = one a processor")
     streams_max: int = Field(default=65_536, ge=16, le=4_000_000, description="a worker")
     drain_seconds: int = Field(default=600, ge=0, le=86_400)
-    records: Literal["user", "openssl", "ktls"] = Field(
-        default="user",
-        description="who seals mesh records: our own code, OpenSSL (auditors), or the kernel; "
-        "ktls falls back to our own code, counted with the reason",
-    )
 
 
 class PeerSettings(_Part):

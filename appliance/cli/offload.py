@@ -55,7 +55,7 @@ def _say(text: str) -> None:
 
 def _profile(reply: pb.OffloadStatus) -> str:
     if not reply.prefer:
-        return "none; the Site document's dataplane.records holds, TLS 1.3 only"
+        return "none: our own code seals, TLS 1.3 only"
     least = f", from {reply.minimum_bytes} bytes on" if reply.minimum_bytes else ""
     return (
         f"prefer {reply.prefer}{least}, TLS {reply.min_version} or better, "

@@ -32,9 +32,8 @@ def main() -> int:
     parser.add_argument("--hold", action="store_true", help="keep it up and say how to look")
     parser.add_argument(
         "--records",
-        choices=("user", "openssl", "ktls"),
-        default="user",
-        help="who seals the mesh links: our own code, OpenSSL, or the kernel (default: user)",
+        choices=("auto", "user", "ktls", "nic", "openssl"),
+        help="both sites' OffloadProfile: who seals the mesh links (default: no profile)",
     )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -44,8 +43,8 @@ def main() -> int:
         return 2
     code = 1
     try:
-        with Topology(records=options.records) as topology:
-            story = Story(topology, console)
+        with Topology() as topology:
+            story = Story(topology, console, options.records)
             try:
                 code = 0 if story.tell() else 1
                 if options.hold:

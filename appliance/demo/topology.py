@@ -82,7 +82,6 @@ class SiteSpace:
     hosts: Mapping[str, Host]
     process: subprocess.Popen[bytes] | None = None
     settings: dict[str, Any] = field(default_factory=dict)  # merged into the Site's spec
-    records: str = "user"  # of its mesh links
 
     @property
     def paths(self) -> Paths:
@@ -179,14 +178,11 @@ class SiteSpace:
 class Topology:
     """Both sites' namespaces. A context manager: nothing is left when it ends."""
 
-    def __init__(self, prefix: str | None = None, records: str = "user") -> None:
-        """prefix: of every name; by default `sluice-` and six random digits. records: whose seal
-        the mesh links, as a Site's spec has it."""
+    def __init__(self, prefix: str | None = None) -> None:
+        """prefix: of every name; by default `sluice-` and six random digits."""
         self.prefix = prefix or f"sluice-{secrets.token_hex(3)}"
         self.directory = RUN / self.prefix
         self.sites = {name: self._plan(name) for name in ("a", "b")}
-        for site in self.sites.values():
-            site.records = records
 
     def __enter__(self) -> Self:
         self.build()
@@ -325,7 +321,7 @@ def cleanup(prefix: str) -> None:
 
 def _write_site(site: SiteSpace) -> None:
     ports = [host.interface for host in site.hosts.values() if host.interface != "hosts0"]
-    dataplane = {"workers": 2, "streamsMax": 2048, "drainSeconds": 30, "records": site.records}
+    dataplane = {"workers": 2, "streamsMax": 2048, "drainSeconds": 30}
     document = {
         "apiVersion": "sluice.dev/v1",
         "kind": "Site",

@@ -66,7 +66,7 @@ def commands(site_file: Path, site: Site, paths: Paths) -> Commands:
                 *("--state", str(paths.dataplane_state)),
                 *("--socket", str(paths.dataplane_run / f"dp-{generation}.sock")),
                 *("--workers", str(worker_count(site))),
-                *("--streams", str(streams), "--records", site.spec.dataplane.records),
+                *("--streams", str(streams)),
                 *("--mark", hex(UPSTREAM)),
                 *("--drain-seconds", str(settings.drain_seconds)),
             ),

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,10 @@ def held(mesh: Mesh) -> str:
     return line.removeprefix(f"{TSO}: ")
 
 
+def kernel_has_tls() -> bool:
+    return "tls" in Path("/proc/sys/net/ipv4/tcp_available_ulp").read_text().split()
+
+
 def switch(mesh: Mesh, on: bool) -> None:
     sh(*mesh.a.command("ethtool", "-K", NIC, TSO, "on" if on else "off"))
 
@@ -58,14 +63,15 @@ def off(mesh: Mesh) -> Iterator[None]:
     switch(mesh, True)
 
 
-def test_status_tells_cards_and_a_ledger(mesh: Mesh) -> None:
+def test_status_tells_cards_and_a_ledger_that_adds_up(mesh: Mesh) -> None:
     assert mesh.ask("a1", "payments", 8080).startswith("payments")
 
-    def counted() -> Any:
+    def balanced() -> Any:
         found = status(mesh)
-        return found if sum(each["legs"] for each in found["layers"]) else None
+        sums = [sum(each["legs"] for each in found[what]) for what in ("layers", "reasons")]
+        return found if sums[0] == sums[1] > 0 else None
 
-    shown = until("a TLS leg in the ledger", counted)
+    shown = until("as many legs by layer as by reason", balanced)
     nics = {nic["name"]: nic for nic in shown["nics"]}
     assert nics[NIC]["serves"] == ["hosts"]
     assert nics["mesh0"]["serves"] == ["mesh"]
@@ -151,7 +157,7 @@ async def test_what_a_device_refuses_is_said(
 
 
 def test_the_plan_says_what_a_profile_asks_for_and_the_card_cannot(mesh: Mesh) -> None:
-    """No card here seals TLS: prefer: nic is accepted, and legs are elsewhere."""
+    """No card here seals TLS: prefer: nic is accepted, and each leg says why it is elsewhere."""
     done = mesh.cli(mesh.a, "apply", "-f", "-", given=PROFILE % ("nic", "1.3"))
     assert done.returncode == 2
     assert "-:4: spec.tls.minVersion: no NIC seals TLS 1.3" in done.stderr
@@ -163,3 +169,19 @@ def test_the_plan_says_what_a_profile_asks_for_and_the_card_cannot(mesh: Mesh) -
     assert mesh.ask("a1", "payments", 8080).startswith("payments")
     flow = mesh.flow(mesh.a, since)
     assert flow.up_layer == "user"
+    assert flow.fallback == "peer"  # which has no profile, so speaks TLS 1.3 only
+    assert flow.tls_version == "TLSv1.3"
+    mesh.apply(mesh.b, PROFILE % ("user", "1.2"))
+    since = time.time()
+    assert mesh.ask("a1", "payments", 8080).startswith("payments")
+    flow = mesh.flow(mesh.a, since)
+    assert (flow.tls_version, flow.up_layer) == ("TLSv1.2", "user")
+    assert flow.fallback == "no_kernel_tls" or kernel_has_tls()
+
+
+def test_an_auditors_profile_takes_the_records_back(mesh: Mesh) -> None:
+    mesh.apply(mesh.a, PROFILE % ("openssl", "1.3"))
+    since = time.time()
+    assert mesh.ask("a1", "payments", 8080).startswith("payments")
+    flow = mesh.flow(mesh.a, since)
+    assert (flow.up_layer, flow.fallback) == ("openssl", "")
