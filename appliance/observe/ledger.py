@@ -1,7 +1,8 @@
 """Who has the records of TLS legs, and why not another: sums of the data plane's counters. Pure.
 
 Each leg is counted under one layer and under one reason, `none` when it is where it should be, so
-that both sums are the number of TLS legs.
+that both sums are the number of TLS legs. A leg is counted once it is decided: one that waits for
+its stream to grow is counted when that moves or ends.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from dataplane.events import Fallback
 
 LAYERS = ("openssl", "user", "ktls", "nic")
+LOST, HALF = "lost", "half"  # a leg that the kernel took half-way: closed, so nobody's
 LAYER, FALLBACK = "records_", "fallback_"
 REASONS = tuple(fallback.name.lower() for fallback in Fallback)
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    layers: Mapping[str, int]  # by name, in LAYERS' order
+    layers: Mapping[str, int]  # by name, in LAYERS' order, then LOST
     reasons: Mapping[str, int]  # by name, in REASONS' order
 
     @property
@@ -27,10 +29,9 @@ class Ledger:
 
 
 def ledger(counters: Mapping[str, int]) -> Ledger:
-    return Ledger(
-        {name: counters.get(LAYER + name, 0) for name in LAYERS},
-        {name: counters.get(FALLBACK + name, 0) for name in REASONS},
-    )
+    layers = {name: counters.get(LAYER + name, 0) for name in LAYERS}
+    reasons = {name: counters.get(FALLBACK + name, 0) for name in REASONS}
+    return Ledger({**layers, LOST: reasons[HALF]}, reasons)
 
 
 COUNTERS = frozenset({*(LAYER + name for name in LAYERS), *(FALLBACK + name for name in REASONS)})
