@@ -285,6 +285,8 @@ except ApplianceError as error:
     [
         (6410, 6410, "status", "{"),
         (6410, 6410, "rotate-tickets", "{"),
+        (6410, 6410, "nic-set", "InvalidInput"),  # it may, but has to say what
+        (6412, 6410, "nic-set", "Denied"),
         (6410, 6410, "capture", "Denied"),  # a daemon that was taken over reads no bytes …
         (6410, 6410, "factory-reset", "Denied"),  # … and wipes no CA
         (6412, 6410, "status", "Denied"),  # the data plane is in the daemon's group only
