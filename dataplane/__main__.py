@@ -35,6 +35,7 @@ STATS_SECONDS = 1.0
 DRAIN_POLL_SECONDS = 0.05
 EVENTS_SECONDS = 0.02  # what happens within a moment is read at once, for one wake-up
 FLUSH_SECONDS = 1.0
+NICE = 5  # of all threads but the workers, so that a publish delays no user's byte
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -123,6 +124,9 @@ class Process:
         loop.add_signal_handler(signal.SIGTERM, self._on_terminate)
         loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        # Before the sandbox: a worker says how it wants to be scheduled. It serves nobody yet.
+        self._engine.start()
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
         await self._host.load()
         server = await service.serve(
             service.Service(self._name, self._host, self._feed, self._hello), self._options.socket

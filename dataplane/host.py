@@ -209,7 +209,6 @@ class Host:
         except binding.NativeError as error:
             raise Refused("publishes_refused_content", str(error)) from error
         if not self._engine.started:
-            # Only now: a connection that comes before any snapshot waits, instead of being refused.
             self._engine.start()
         self._certificates.keep(built.native)
         self._running = _Running(built.version, mac)

@@ -59,7 +59,8 @@ def enter() -> None:
 def settle_on(processor: int) -> None:
     """The harness, all its threads; what it starts from now on inherits that."""
     for thread in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {processor})
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(int(thread.name), {processor})
 
 
 def facts() -> dict[str, str | int]:

@@ -9,6 +9,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "ejection.h"
@@ -20,6 +23,7 @@
 enum {
     ACCEPTS_PER_TURN = 64,       /* a listener */
     ACCEPT_PAUSE_MS = 100,       /* after the kernel had no descriptor or memory for one */
+    SLICE_NS = 200 * 1000,
     WALK_SLICE = 256,            /* streams looked at in a turn */
     CHAINS_MAX = 4096,           /* peers remembered: 3 MiB a worker, touched as they come */
     LARGE_BUFFERS_MAX = 256,     /* 64 MiB a worker, touched only if that many ends are slow */
@@ -232,11 +236,30 @@ static void take_mail(struct worker *worker)
     }
 }
 
+/* Short turns on the processor (SLICE_NS), so that others on it, our own process's among them, give
+ * way at once when bytes come. Since Linux 6.12; before, it changes nothing. */
+static void ask_for_short_slices(void)
+{
+    const struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } attributes = {.size = sizeof(attributes), .policy = SCHED_OTHER,
+                    .nice = getpriority(PRIO_PROCESS, 0), .runtime = SLICE_NS};
+    (void)!syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
 static void *thread_main(void *arg)
 {
     struct worker *worker = arg;
     struct stream_env *env = &worker->env;
     tls_thread_init();
+    char name[16];
+    snprintf(name, sizeof(name), "dp-worker-%u", env->worker);
+    pthread_setname_np(pthread_self(), name); /* by itself: others' names are files to write */
+    ask_for_short_slices();
     if (env->config->update_interval_ms > 0)
         timer_arm(env->timers, &worker->update_timer,
                   clock_ms() + env->config->update_interval_ms);
@@ -418,9 +441,6 @@ int worker_start(struct worker *worker)
     pthread_attr_destroy(&attr);
     if (r != 0)
         return -r;
-    char name[16];
-    snprintf(name, sizeof(name), "dp-worker-%u", worker->env.worker);
-    pthread_setname_np(worker->thread, name);
     worker->started = true;
     return 0;
 }

@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 
 from dataplane import snapshot as s
+from dataplane.__main__ import NICE
 from dataplane.client import (
     Ack,
     Dataplanes,
@@ -170,6 +171,24 @@ async def test_traffic_names_events_and_counters(
         assert report.counters["dns_queries_udp"] == 1
         assert report.published == report.applied == 1
         assert sum(report.histograms["connect_ns"].counts) == 1
+
+
+def threads(pid: int) -> dict[int, str]:
+    """Names by number."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {int(each.name): (each / "comm").read_text().strip() for each in tasks}
+
+
+async def test_workers_come_before_all_other_threads(
+    directory: Path, sockets: Sockets, client: Dataplanes, echo: int
+) -> None:
+    with running(directory, sockets) as process:
+        await client.publish(routed(3, sockets, echo))
+        here = os.getpriority(os.PRIO_PROCESS, 0)
+        for number, name in threads(process.child.pid).items():
+            nice = os.getpriority(os.PRIO_PROCESS, number)
+            assert nice == here + (0 if name == "dp-worker-0" else NICE), name
+        assert "dp-worker-0" in threads(process.child.pid).values()
 
 
 async def test_a_denied_stream_says_which_policy(
