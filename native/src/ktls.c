@@ -215,7 +215,7 @@ ssize_t ktls_receive(int fd, void *buf, size_t len, uint8_t *ret_type)
     for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head != NULL;
          head = CMSG_NXTHDR(&message, head))
         if (head->cmsg_level == SOL_TLS && head->cmsg_type == TLS_GET_RECORD_TYPE)
-            type = *CMSG_DATA(head);
+            type = *CMSG_DATA(head) != 0 ? *CMSG_DATA(head) : KTLS_NO_TYPE;
     *ret_type = type;
     return n;
 }

@@ -28,8 +28,9 @@ DP_MUST_CHECK int ktls_rekey(int fd, uint16_t cipher, bool sends, const uint8_t 
 
 /* One record of this content type. Bytes taken, or -errno. */
 DP_MUST_CHECK ssize_t ktls_send(int fd, uint8_t type, const void *data, size_t len);
-/* Bytes of records of one content type, as many as there are and fit; *ret_type. 0 with a type is
- * an empty record, 0 with *ret_type 0 the FIN. -errno. */
+/* Bytes of records of one content type, as many as there are and fit; *ret_type, KTLS_NO_TYPE for
+ * one that says 0. 0 with a type is an empty record, 0 with *ret_type 0 the FIN. -errno. */
+enum { KTLS_NO_TYPE = 255 };
 DP_MUST_CHECK ssize_t ktls_receive(int fd, void *buf, size_t len, uint8_t *ret_type);
 
 #endif

@@ -10,7 +10,7 @@
 #include "site.h"
 #include "test.h"
 
-enum { BULK = 3 << 20, LATE = 256 * 1024 };
+enum { BULK = 1 << 20, LATE = 128 * 1024 };
 
 static struct site a, b;         /* large, and their engines point into them */
 

@@ -18,11 +18,19 @@
 #include "tls_pair.h"
 #include "wire_peer.h"
 
-enum { AWAIT_MS = 5000, TOTAL = 1 << 20, WIRE_ROOM = RECORD_WIRE_MAX + 64 };
+enum { AWAIT_MS = 5000, CARRIED = 1 << 18, TOTAL = 1 << 20, WIRE_ROOM = RECORD_WIRE_MAX + 64 };
 
-static const uint16_t suites[] = {0x1301, 0x1302, 0x1303};
-static const char *const suite_names[] = {
-    "TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"};
+static const uint16_t suites[] = {0x1301, 0x1302, 0x1303, 0xc02b, 0xc02c};
+static const uint8_t suite_bits[] = {1, 2, 4, 1, 2}; /* of dp_offload.ciphers */
+
+/* Handshakes come to this suite. */
+static void only_suite(size_t suite)
+{
+    bool tls12 = keys_is_tls12(suites[suite]);
+    pair_client_offload = (dp_offload){.ciphers = suite_bits[suite],
+                                       .tls12 = tls12 ? DP_TLS12_PREFER : DP_TLS12_NEVER};
+    pair_server_offload = (dp_offload){.tls12 = DP_TLS12_ALLOW};
+}
 
 /* A counter of the kernel's. */
 static long kernel_count(const char *name)
@@ -61,16 +69,16 @@ static ssize_t read_at_last(struct record *rec, void *buf, size_t len)
     return n;
 }
 
-/* TOTAL bytes from one record layer to another, in pieces of many sizes; then the end. */
+/* CARRIED bytes from one record layer to another, in pieces of many sizes; then the end. */
 static void carry(struct record *from, struct record *to)
 {
     static uint8_t out[40000], in[40000];
     size_t sent = 0, got = 0;
     unsigned before = test_failures;
-    while (got < TOTAL && test_failures == before) {
+    while (got < CARRIED && test_failures == before) {
         size_t len = 1 + (sent * 2654435761u >> 7) % sizeof(out);
-        if (len > TOTAL - sent)
-            len = TOTAL - sent;
+        if (len > CARRIED - sent)
+            len = CARRIED - sent;
         for (size_t i = 0; i < len; i++)
             out[i] = byte_at(sent + i);
         ssize_t n = len > 0 ? from->ops->write(from, out, len) : 0;
@@ -83,10 +91,10 @@ static void carry(struct record *from, struct record *to)
         if (n > 0)
             got += (size_t)n;
         CHECK(n > 0 || n == -EAGAIN);
-        if (sent == TOTAL && n == -EAGAIN)
+        if (sent == CARRIED && n == -EAGAIN)
             await(to->fd, POLLIN);
     }
-    CHECK_INT(got, TOTAL);
+    CHECK_INT(got, CARRIED);
 }
 
 static void every_suite_with_every_layer(void)
@@ -103,7 +111,7 @@ static void every_suite_with_every_layer(void)
         pair_server_layer = layers[i / DP_COUNT(suites)][1];
         int kernels = (pair_client_layer == DP_RECORD_KTLS) + (pair_server_layer == DP_RECORD_KTLS);
         sites_init(&sites);
-        REQUIRE(SSL_CTX_set_ciphersuites(sites.ctx_a->client, suite_names[suite]));
+        only_suite(suite);
         for (int resumed = 0; resumed < 2; resumed++) {
             struct pair pair;
             char byte;
@@ -311,9 +319,10 @@ static void peer_errs(struct duel *duel, enum wrong wrong)
 static void wrong_records(void)
 {
     static struct duel duel;
-    for (int i = 0; i < WRONG_COUNT; i++) {
+    for (int n = 0; n < 2 * WRONG_COUNT; n++) {
         char buf[64];
-        REQUIRE(duel_begin(&duel, suites[(size_t)i % DP_COUNT(suites)]));
+        int i = n / 2;
+        REQUIRE(duel_begin(&duel, suites[n % 2 == 0 ? i % 3 : 3 + i % 2]));
         peer_says(&duel, RECORD_DATA, "right", 5, 0);
         CHECK_INT(read_at_last(duel.rec, buf, sizeof(buf)), 5);
         peer_errs(&duel, (enum wrong)i);
@@ -324,7 +333,7 @@ static void wrong_records(void)
         good &= CHECK(!owner.by_peer);
         good &= CHECK_INT(peer_hears(&duel), owner.alert);
         if (!good)
-            printf("# with wrong record %d\n", i);
+            printf("# with wrong record %d in TLS 1.%d\n", i, 3 - n % 2);
         duel_end(&duel);
     }
 }
@@ -448,11 +457,11 @@ static void spliced_from_the_kernel(void)
 static void wrong_records_met_by_splice(void)
 {
     static struct duel duel;
-    for (int i = 0; i < WRONG_COUNT; i++) {
+    for (int n = 0; n < 2 * WRONG_COUNT; n++) {
         unsigned before = test_failures;
         struct tube tube;
-        int r;
-        REQUIRE(duel_begin(&duel, suites[0]));
+        int r, i = n / 2;
+        REQUIRE(duel_begin(&duel, n % 2 == 0 ? 0x1301 : 0xc02b));
         tube_begin(&tube, &duel, true);
         peer_errs(&duel, (enum wrong)i);
         do {
@@ -460,7 +469,7 @@ static void wrong_records_met_by_splice(void)
             r = pump_run(&tube.pump, &tube.relay, false);
         } while (r == PUMP_WAIT && test_failures == before);
         if (!CHECK_INT(r, -EBADMSG) || !CHECK_INT(owner.failed, 1))
-            printf("# with wrong record %d\n", i);
+            printf("# with wrong record %d in TLS 1.%d\n", i, 3 - n % 2);
         CHECK_INT(peer_hears(&duel), owner.alert);
         tube_end(&tube);
         duel_end(&duel);
@@ -593,7 +602,128 @@ static void a_refused_step_loses_nothing(void)
     }
 }
 
-TEST_MAIN(TEST(every_suite_with_every_layer), TEST(a_key_update_ends_it_in_words),
+/* A stream moves while bytes go both ways, one end, the other or both, in every suite; or is refused
+ * in the middle of it. */
+static int move(struct tls *tls, bool *moves)
+{
+    int r = *moves ? tls_move_to_kernel(tls, false) : 0;
+    if (r != 0)
+        *moves = false;
+    return r;
+}
+
+static void carry_moving(struct pair *pair, bool client_moves, bool server_moves)
+{
+    enum { PIECE = 30000 };
+    static uint8_t out[PIECE], in[PIECE];
+    struct tls *ends[] = {pair->client, pair->server};
+    bool moves[] = {client_moves, server_moves};
+    size_t sent[2] = {0}, got[2] = {0};
+    unsigned before = test_failures;
+    while ((got[0] < CARRIED || got[1] < CARRIED) && test_failures == before) {
+        bool idle = true;
+        for (int i = 0; i < 2; i++) {
+            size_t len = 1 + (sent[i] * 2654435761u >> 9) % PIECE;
+            len = len < CARRIED - sent[i] ? len : CARRIED - sent[i];
+            for (size_t b = 0; b < len; b++)
+                out[b] = byte_at(sent[i] + b);
+            struct record *rec = tls_record(ends[i]);
+            ssize_t n = len > 0 ? rec->ops->write(rec, out, len) : -EAGAIN;
+            CHECK(n > 0 || n == -EAGAIN);
+            sent[i] += n > 0 ? (size_t)n : 0;
+            idle &= n < 0;
+            n = rec->ops->read(rec, in, 1 + (got[i] * 40503u >> 3) % PIECE);
+            CHECK(n > 0 || n == -EAGAIN);
+            for (ssize_t b = 0; b < n; b++)
+                CHECK(in[b] == byte_at(got[i] + (size_t)b));
+            got[i] += n > 0 ? (size_t)n : 0;
+            idle &= n < 0;
+            if (sent[i] > CARRIED / 4)
+                idle &= move(ends[i], &moves[i]) == 0;
+        }
+        if (idle && (got[0] < CARRIED || got[1] < CARRIED)) {
+            struct pollfd waits[] = {{pair->client_fd, POLLIN, 0}, {pair->server_fd, POLLIN, 0}};
+            CHECK(poll(waits, 2, AWAIT_MS) > 0);
+        }
+    }
+    CHECK(!moves[0] && !moves[1]);
+}
+
+static void streams_move(void)
+{
+    for (size_t i = 0; i < 3 * DP_COUNT(suites); i++) {
+        struct sites sites;
+        struct pair pair;
+        bool client = i % 3 != 0, server = i % 3 != 1;
+        char byte;
+        pair_client_layer = pair_server_layer = DP_RECORD_KTLS; /* for a TCP socket */
+        sites_init(&sites);
+        only_suite(i / 3);
+        pair_open(&pair, &sites, sites.web, PAYMENTS_SNI, PAYMENTS_ID);
+        tls_want_user_records(pair.client, sites.buffers);
+        tls_want_user_records(pair.server, sites.buffers);
+        pair.client->wants_kernel = pair.server->wants_kernel = false;
+        REQUIRE(pair_shake(&pair, &sites));
+        CHECK_INT(tls_record(pair.client)->ops->layer, DP_RECORD_USER);
+        carry_moving(&pair, client, server);
+        CHECK_INT(tls_record(pair.client)->ops->layer, client ? DP_RECORD_KTLS : DP_RECORD_USER);
+        CHECK_INT(tls_record(pair.server)->ops->layer, server ? DP_RECORD_KTLS : DP_RECORD_USER);
+        struct record *from = tls_record(pair.client), *to = tls_record(pair.server);
+        CHECK_INT(from->ops->finish(from), 0);
+        CHECK_INT(read_at_last(to, &byte, 1), 0);
+        CHECK_INT(to->ops->finish(to), 0);
+        CHECK_INT(read_at_last(from, &byte, 1), 0);
+        pair_close(&pair);
+        sites_fini(&sites);
+    }
+    CHECK_INT(kernel_count("TlsDecryptError"), 0);
+    only_suite(0);
+}
+
+static void a_refused_move_loses_nothing(void)
+{
+    static const struct {
+        int level, name, error, result;
+        enum dp_fallback why;
+    } cases[] = {
+        {IPPROTO_TCP, TCP_ULP, -ENOENT, -ENOTSUP, DP_FALLBACK_NO_KERNEL_TLS},
+        {SOL_TLS, TLS_TX, -EINVAL, -ENOTSUP, DP_FALLBACK_KERNEL_CIPHER},
+        {SOL_TLS, TLS_TX, -ENOMEM, -ENOTSUP, DP_FALLBACK_MEMORY},
+        {SOL_TLS, TLS_RX, -EINVAL, -EIO, DP_FALLBACK_HALF},
+    };
+    static struct sys_table table;
+    table = sys_real;
+    table.setsockopt = refusing_setsockopt;
+    for (size_t i = 0; i < DP_COUNT(cases); i++) {
+        struct sites sites;
+        struct pair pair;
+        pair_client_layer = pair_server_layer = DP_RECORD_KTLS;
+        refused_level = cases[i].level;
+        refused_name = cases[i].name;
+        refused_with = cases[i].error;
+        sites_init(&sites);
+        pair_open(&pair, &sites, sites.web, PAYMENTS_SNI, PAYMENTS_ID);
+        pair.client->wants_kernel = pair.server->wants_kernel = false;
+        REQUIRE(pair_shake(&pair, &sites));
+        sys = &table;
+        if (cases[i].result == -EIO) {
+            CHECK(pair_carries(pair.server, pair.client, "settled"));
+            CHECK_INT(tls_move_to_kernel(pair.client, false), -EIO);
+        } else {
+            carry_moving(&pair, true, true);
+            CHECK_INT(tls_record(pair.client)->ops->layer, DP_RECORD_USER);
+            CHECK_INT(tls_record(pair.server)->ops->layer, DP_RECORD_USER);
+            CHECK_INT(tls_fallback(pair.server), cases[i].why);
+        }
+        CHECK_INT(tls_fallback(pair.client), cases[i].why);
+        sys = &sys_real;
+        pair_close(&pair);
+        sites_fini(&sites);
+    }
+}
+
+TEST_MAIN(TEST(every_suite_with_every_layer), TEST(streams_move),
+          TEST(a_refused_move_loses_nothing), TEST(a_key_update_ends_it_in_words),
           TEST(odd_but_legal), TEST(wrong_records), TEST(the_peers_ends),
           TEST(spliced_from_the_kernel), TEST(wrong_records_met_by_splice),
           TEST(spliced_into_the_kernel), TEST(a_refused_step_loses_nothing))
