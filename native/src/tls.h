@@ -42,7 +42,8 @@ struct tls_client {              /* all borrowed until tls_new_client returns, b
     size_t expected_count;
 };
 
-/* First thing in a thread that will shake hands; without it they only take longer. */
+/* First thing in a thread that will shake hands, and do nothing else with keys or certificates of
+ * OpenSSL's default library context. Without it handshakes only take longer. */
 void tls_thread_init(void);
 
 DP_MUST_CHECK int tls_context_new(struct tls_context **ret);

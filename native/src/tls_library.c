@@ -1,7 +1,9 @@
 /* tls_library.c: OpenSSL's algorithms as handshakes get them. OpenSSL before 3.2 finds the decoder
  * for a certificate's key anew each time, by asking every decoder that there is whether it might
  * serve; with the default provider's forty that is two thirds of decoding a P-256 certificate. So
- * handshakes see the same provider with the few decoders that can read a certificate's key.
+ * handshakes see the same provider with the few decoders that can read a certificate's key. And a
+ * session's certificate, which OpenSSL decodes with whatever the thread has, is decoded without
+ * its key: nobody asks for that, since resumption rests on the session's own secret.
  * Of its algorithms nothing is changed or added. Reads no file. */
 #include <openssl/core_dispatch.h>
 #include <openssl/crypto.h>
@@ -15,6 +17,7 @@ enum { DECODERS_MAX = 16 };
 static struct {                  /* made once a process, and kept */
     CRYPTO_ONCE once;
     OSSL_LIB_CTX *ctx;           /* NULL = the process's own is as good, or all there is */
+    OSSL_LIB_CTX *keyless_ctx;   /* of threads that shake hands; as ctx */
     OSSL_LIB_CTX *inner_ctx;     /* where the whole provider lives */
     OSSL_PROVIDER *inner;
     OSSL_ALGORITHM decoders[DECODERS_MAX + 1];
@@ -44,14 +47,23 @@ static const OSSL_ALGORITHM *query(void *context, int operation, int *ret_no_cac
     return library.decoders;
 }
 
+static const OSSL_ALGORITHM *keyless_query(void *context, int operation, int *ret_no_cache)
+{
+    (void)context;
+    if (operation != OSSL_OP_DECODER && operation != OSSL_OP_KEYMGMT)
+        return OSSL_PROVIDER_query_operation(library.inner, operation, ret_no_cache);
+    *ret_no_cache = 0;
+    return NULL;
+}
+
 static int capabilities(void *context, const char *name, OSSL_CALLBACK *callback, void *arg)
 {
     (void)context;
     return OSSL_PROVIDER_get_capabilities(library.inner, name, callback, arg);
 }
 
-static int provider_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in,
-                         const OSSL_DISPATCH **ret_functions, void **ret_context)
+static int init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in,
+                const OSSL_DISPATCH **ret_functions, void **ret_context)
 {
     static const OSSL_DISPATCH functions[] = {
         {OSSL_FUNC_PROVIDER_QUERY_OPERATION, (void (*)(void))query},
@@ -61,6 +73,18 @@ static int provider_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in
     (void)in;
     *ret_functions = functions;
     *ret_context = OSSL_PROVIDER_get0_provider_ctx(library.inner); /* its algorithms ask for it */
+    return 1;
+}
+
+static int keyless_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in,
+                        const OSSL_DISPATCH **ret_functions, void **ret_context)
+{
+    static const OSSL_DISPATCH functions[] = {
+        {OSSL_FUNC_PROVIDER_QUERY_OPERATION, (void (*)(void))keyless_query}, {0, NULL}};
+    (void)handle;
+    (void)in;
+    *ret_functions = functions;
+    *ret_context = OSSL_PROVIDER_get0_provider_ctx(library.inner);
     return 1;
 }
 
@@ -93,20 +117,28 @@ static bool choose_decoders(void)
     return count > 0;
 }
 
+static OSSL_LIB_CTX *ctx_with(OSSL_provider_init_fn *provider_init)
+{
+    OSSL_LIB_CTX *ctx = OSSL_LIB_CTX_new();
+    if (ctx != NULL && OSSL_PROVIDER_add_builtin(ctx, "sluice", provider_init) &&
+        OSSL_PROVIDER_load(ctx, "sluice") != NULL)
+        return ctx;
+    OSSL_LIB_CTX_free(ctx);
+    return NULL;
+}
+
 static void make(void)
 {
     if (OPENSSL_version_major() != 3 || OPENSSL_version_minor() >= 2 || is_configured())
         return;
     library.inner_ctx = OSSL_LIB_CTX_new();
-    OSSL_LIB_CTX *ctx = OSSL_LIB_CTX_new();
-    library.inner = library.inner_ctx != NULL
-                        ? OSSL_PROVIDER_load(library.inner_ctx, "default") : NULL;
-    if (ctx != NULL && library.inner != NULL && choose_decoders() &&
-        OSSL_PROVIDER_add_builtin(ctx, "sluice", provider_init) &&
-        OSSL_PROVIDER_load(ctx, "sluice") != NULL)
-        library.ctx = ctx;
-    else
-        OSSL_LIB_CTX_free(ctx);
+    if (library.inner_ctx == NULL)
+        return;
+    library.inner = OSSL_PROVIDER_load(library.inner_ctx, "default");
+    if (library.inner == NULL || !choose_decoders())
+        return;
+    library.ctx = ctx_with(init);
+    library.keyless_ctx = ctx_with(keyless_init);
 }
 
 OSSL_LIB_CTX *tls_library(void)
@@ -116,7 +148,6 @@ OSSL_LIB_CTX *tls_library(void)
 
 void tls_thread_init(void)
 {
-    /* For what asks for no context by name: a session's certificate, when it is decoded. */
-    if (tls_library() != NULL)
-        (void)OSSL_LIB_CTX_set0_default(tls_library());
+    if (tls_library() != NULL && library.keyless_ctx != NULL)
+        (void)OSSL_LIB_CTX_set0_default(library.keyless_ctx);
 }

@@ -351,15 +351,22 @@ int tls_verify_keep(struct tls *tls, X509 *leaf, STACK_OF(X509) *others)
     return encode_chain(leaf, others, chain) == len ? 0 : -ENOMEM;
 }
 
+/* The next of the certificates that were kept, with its key: the thread may have no way to that. */
+static X509 *unpack(const uint8_t **at, const uint8_t *end)
+{
+    X509 *cert = X509_new_ex(tls_library(), NULL);
+    return cert != NULL ? d2i_X509(&cert, at, end - *at) : NULL; /* which frees it if it fails */
+}
+
 /* What was kept, as OpenSSL's objects: false = no memory. Both are the caller's to free. */
 static bool unpack_chain(const struct tls *tls, X509 **ret_leaf, STACK_OF(X509) **ret_others)
 {
     const uint8_t *at = tls->chain, *end = tls->chain + tls->chain_len;
-    X509 *leaf = d2i_X509(NULL, &at, end - at), *cert = NULL;
+    X509 *leaf = unpack(&at, end);
     STACK_OF(X509) *others = sk_X509_new_null();
     bool good = leaf != NULL && others != NULL;
     while (good && at < end) {
-        cert = d2i_X509(NULL, &at, end - at);
+        X509 *cert = unpack(&at, end);
         good = cert != NULL && sk_X509_push(others, cert) > 0;
         if (!good)
             X509_free(cert);
