@@ -22,14 +22,18 @@ enum { PUMP_WAIT = 0, PUMP_AGAIN = 1, PUMP_DONE = 2 };
 enum {
     RELAY_SPLICE_AFTER = 256 * 1024,
     RELAY_TURN_MAX = 1024 * 1024, RELAY_TURN_MIN = 64 * 1024, /* a pump, a turn */
+    RELAY_TURN_BRIEF = 128 * 1024,        /* a pump, while others exchange RELAY_FEW bytes */
+    RELAY_FEW = 16 * 1024,
     RELAY_TURN_ALL = 16 * RELAY_TURN_MAX, /* all of them together, while the least allows it */
 };
 
-/* turn_bytes in a turn with so many sources: it lasts no longer for being asked more. */
-static inline size_t relay_share(uint32_t sources)
+/* turn_bytes in a turn with so many sources: it lasts no longer for being asked more, and not long
+ * when others have just exchanged a few bytes and may want to again (brief). */
+static inline size_t relay_share(uint32_t sources, bool brief)
 {
-    size_t share = sources > 0 ? RELAY_TURN_ALL / sources : RELAY_TURN_MAX;
-    return share > RELAY_TURN_MAX ? RELAY_TURN_MAX : share < RELAY_TURN_MIN ? RELAY_TURN_MIN : share;
+    size_t most = brief ? RELAY_TURN_BRIEF : RELAY_TURN_MAX;
+    size_t share = sources > 0 ? RELAY_TURN_ALL / sources : most;
+    return share > most ? most : share < RELAY_TURN_MIN ? RELAY_TURN_MIN : share;
 }
 
 struct pump {                    /* zeroed, then source and target set */

@@ -28,6 +28,8 @@ struct stream_env {              /* what a worker's streams share; owned by the 
     struct stats *stats;
     struct event_ring *events;
     struct relay relay;
+    int64_t moved_ms, few_ms;    /* when bytes last moved, and when only a few did, as between a
+                                  * request and its reply */
     struct tls_context *tls;     /* borrowed from the engine */
     struct tls_sessions *sessions;
     struct tls_chains *chains;

@@ -3,6 +3,8 @@
 
 #include "clock.h"
 
+enum { BRIEF_MS = 20 }; /* after a few bytes moved, nobody takes long turns */
+
 /* The pump's source is the leg that the other pump's target is. */
 static struct leg *source_leg(struct stream *s, const struct pump *pump)
 {
@@ -14,12 +16,15 @@ static int run_pump(struct stream *s, struct pump *pump)
     struct stream_env *env = s->env;
     struct leg *leg = source_leg(s, pump);
     uint64_t before = pump->bytes;
-    env->relay.turn_bytes = relay_share(loop_busy(env->loop));
+    bool brief = env->moved_ms - env->few_ms < BRIEF_MS;
+    env->relay.turn_bytes = relay_share(loop_busy(env->loop), brief);
     int r = pump_run(pump, &env->relay, leg->hangup);
     if (pump->bytes != before) {
-        stats_add(env->stats, pump == &s->to_up ? STAT_BYTES_UP : STAT_BYTES_DOWN,
-                  (int64_t)(pump->bytes - before));
-        s->active_ms = clock_ms();
+        uint64_t moved = pump->bytes - before;
+        stats_add(env->stats, pump == &s->to_up ? STAT_BYTES_UP : STAT_BYTES_DOWN, (int64_t)moved);
+        s->active_ms = env->moved_ms = clock_ms();
+        if (moved <= RELAY_FEW)
+            env->few_ms = env->moved_ms;
     }
     if (r == PUMP_AGAIN)
         loop_requeue(env->loop, &leg->source);

@@ -29,7 +29,7 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
             found |= {f"{name}_{each}": got[each] for each in ("p50_us", "p99_us", "cpu_us")}
         return {**found, "p99_growth": found["beside_p99_us"] / found["alone_p99_us"]}
 
-    for wiring in Wiring:
+    for wiring in filter(bench.measures, Wiring):
         peers = {name: start for name, start in PEERS.items() if name != "haproxy-splice"}
         async with bench.contestants(peers, wiring, Profile.MESH) as running:
             yield Result(

@@ -381,10 +381,13 @@ static void a_turn_is_bounded(void)
 
 static void a_share(void)
 {
-    CHECK_INT(relay_share(0), RELAY_TURN_MAX);
-    CHECK_INT(relay_share(1), RELAY_TURN_MAX);
-    CHECK_INT(relay_share(64), RELAY_TURN_ALL / 64);
-    CHECK_INT(relay_share(UINT32_MAX), RELAY_TURN_MIN);
+    CHECK_INT(relay_share(0, false), RELAY_TURN_MAX);
+    CHECK_INT(relay_share(1, false), RELAY_TURN_MAX);
+    CHECK_INT(relay_share(64, false), RELAY_TURN_ALL / 64);
+    CHECK_INT(relay_share(UINT32_MAX, false), RELAY_TURN_MIN);
+    CHECK_INT(relay_share(0, true), RELAY_TURN_BRIEF);
+    CHECK_INT(relay_share(64, true), RELAY_TURN_BRIEF);
+    CHECK_INT(relay_share(UINT32_MAX, true), RELAY_TURN_MIN);
 }
 
 /* A smaller turn, for being one of many: by read as by splice, and nothing is left behind. */
