@@ -23,6 +23,7 @@ from perf.process import BenchError
 ORIGIN = 9000
 FIRST_PORT = 10_000
 OURS = "sluice"
+SLOW_ROUNDS_MAX = 5  # of what starts everything anew in each, and hardly varies
 Trial = Callable[[Contestant], Awaitable[dict[str, float]]]
 
 
@@ -39,6 +40,10 @@ class Options:
     scratch: Path
     before: Path | None = None  # another checkout of ours, as one more contestant
     loads: frozenset[str] = frozenset()  # parts of the scenario; empty = all
+
+    @property
+    def slow_rounds(self) -> int:
+        return min(self.rounds, SLOW_ROUNDS_MAX)
 
 
 @dataclass(frozen=True, slots=True)

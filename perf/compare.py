@@ -1,6 +1,7 @@
 """Results as a table, and their history as a plot.
 
 python -m perf.compare                 the newest result of each scenario and profile
+python -m perf.compare --summary       the same in one table: our ratio to each peer
 python -m perf.compare --plot out.svg  our ratio to each peer, over all runs
 """
 
@@ -41,7 +42,7 @@ COLUMNS = {
     "reset": ("reset", 0),
     "failed": ("failed", 0),
 }
-PLOTTED = ("cpu_s_gib", "cpu_us", "kib_each", "p99_us")
+PLOTTED = ("cpu_s_gib", "cpu_us", "kib_each", "beside_p99_us", "p99_us")
 
 
 def key(line: Line) -> tuple[str, str, str, str]:
@@ -88,6 +89,39 @@ def _cell(line: Line, name: str, metric: str, medians: Mapping[str, float]) -> s
     return f"{text} (×{ratio[0]:.2f}, {ratio[1]:.2f}–{ratio[2]:.2f})" if ratio else text
 
 
+def metric_of(line: Line) -> str | None:
+    """The one that says most, of those that have a ratio."""
+    names = ("p99_us",) if line["load"] == "latency" else PLOTTED
+    return next(
+        (name for name in names if any(name in each for each in line["ratios"].values())), None
+    )
+
+
+def summary(lines: Iterable[Line]) -> str:
+    """Markdown, a row a load, a column a peer: ours / theirs of one metric with its interval. A
+    table for each company that we were in."""
+    tables: dict[tuple[str, ...], list[str]] = {}
+    for line in lines:
+        if (metric := metric_of(line)) is None:
+            continue
+        peers = tuple(sorted(line["ratios"]))
+        if peers not in tables:
+            heads = ["load", "of what", "ours", *peers]
+            tables[peers] = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        title, digits = COLUMNS[metric]
+        ours = next(each for name, each in line["medians"].items() if name not in peers)
+        cells = [
+            " ".join(dict.fromkeys((line["scenario"], line["load"], line["profile"]))),
+            title,
+            f"{ours[metric]:.{digits}f}",
+        ]
+        for peer in peers:
+            ratio = line["ratios"][peer].get(metric)
+            cells.append(f"{ratio[0]:.2f} ({ratio[1]:.2f}–{ratio[2]:.2f})" if ratio else "")
+        tables[peers].append("| " + " | ".join(cells) + " |")
+    return "\n\n".join("\n".join(rows) for rows in tables.values())
+
+
 # --------------------------------------------------------------------------------------- plot
 
 WIDTH, ROW, LEFT, RIGHT = 900, 170, 60, 170
@@ -100,14 +134,7 @@ def plot(lines: Sequence[Line]) -> str:
     for each in dict.fromkeys(key(line) for line in lines):
         history = [line for line in lines if key(line) == each]
         peers = dict.fromkeys(peer for line in history for peer in line["ratios"])
-        metric = next(
-            (
-                name
-                for name in PLOTTED
-                if any(name in found for line in history for found in line["ratios"].values())
-            ),
-            None,
-        )
+        metric = next(filter(None, map(metric_of, history)), None)
         if metric is not None:
             rows.append((each, metric, history, list(peers)))
     height = ROW * len(rows) + 20
@@ -186,13 +213,14 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--summary", action="store_true", help="one table of ratios")
     parser.add_argument("--plot", type=Path, help="write an SVG there")
     options = parser.parse_args()
     lines = load(options.results)
     if not lines:
         print(f"{options.results}: no results yet: make bench S=l4-plain", file=sys.stderr)
         return 1
-    print(table(newest(lines)))
+    print(summary(newest(lines)) if options.summary else table(newest(lines)))
     if options.plot:
         options.plot.write_text(plot(lines), encoding="utf-8")
     return 0

@@ -65,8 +65,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("scenario", nargs="?", choices=[*SCENARIOS, ALL], default=ALL)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--seconds", type=float, default=0.7, help="of one trial")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.6, help="of one trial")
     parser.add_argument("--profile", choices=[*Profile, "both"], default="both")
     parser.add_argument("--only", default="", help="contestants, with commas between")
     parser.add_argument("--loads", default="", help="parts of the scenario, with commas between")

@@ -146,7 +146,7 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
     text = documents()
     model = load([Source("bench.yaml", text)])
     first, again, endpoint = [], [], []
-    for number in range(bench.options.rounds):
+    for number in range(bench.options.slow_rounds):
         task = bench.task(Wiring.PLAIN, Profile.MESH)
         async with sluice.boxes(task) as (box,):
             found = allocated(model, registry(task.material.a.bundle), box.site)
@@ -155,7 +155,7 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
             first.append(await _whole(box, text, found, held, 2))
             again.append(await _whole(box, text, found, held, 3))
             endpoint.append(await _endpoint(box, mesh, healthy=False))
-        bench.say(f"  round {number + 1} of {bench.options.rounds}")
+        bench.say(f"  round {number + 1} of {bench.options.slow_rounds}")
     notes = {"services": SERVICES, "endpoints": SERVICES * ENDPOINTS_EACH}
     for name, rounds in (("first", first), ("again", again), ("endpoint", endpoint)):
         yield Result(name, Profile.MESH, {OURS: rounds}, notes=notes)

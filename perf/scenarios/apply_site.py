@@ -110,9 +110,9 @@ def _site_round(number: int, found: Mapping[str, list[dict[str, float]]]) -> lis
 
 async def run(bench: Bench) -> AsyncIterator[Result]:
     found: dict[str, list[dict[str, float]]] = {"new": [], "changed": []}
-    for number in range(bench.options.rounds):
+    for number in range(bench.options.slow_rounds):
         steps = await asyncio.to_thread(_site_round, number, found)
-        bench.say("\n".join([f"  round {number + 1} of {bench.options.rounds}", *steps]))
+        bench.say("\n".join([f"  round {number + 1} of {bench.options.slow_rounds}", *steps]))
     notes = {"services": SERVICES, "endpoints": SERVICES * ENDPOINTS_EACH}
     for name, rounds in found.items():
         yield Result(name, Profile.MESH, {OURS: rounds}, notes=notes)

@@ -38,12 +38,12 @@ async def _each(contestant: Contestant) -> dict[str, float]:
 async def run(bench: Bench) -> AsyncIterator[Result]:
     rounds: dict[str, list[dict[str, float]]] = {}
     draw = random.Random(bench.options.seed)
-    for number in range(bench.options.rounds):
+    for number in range(bench.options.slow_rounds):
         starts = list(bench.wanted(PEERS).items())
         draw.shuffle(starts)
         for name, start in starts:
             task = bench.task(Wiring.PAIR, Profile.MESH, buffer_bytes=BUFFER_BYTES)
             async with start(task) as contestant:
                 rounds.setdefault(name, []).append(await _each(contestant))
-        bench.say(f"  round {number + 1} of {bench.options.rounds}")
+        bench.say(f"  round {number + 1} of {bench.options.slow_rounds}")
     yield Result("idle", Profile.MESH, rounds, notes={"streams": STREAMS})

@@ -34,6 +34,20 @@ def test_table_shows_figures_and_our_ratio() -> None:
     assert "| haproxy <2.6> | 10.00 (×2.00, 2.00–2.00) | 1.000 (×0.25, 0.25–0.25) |" in text
 
 
+def test_summary_has_a_row_a_load_and_a_table_for_each_company() -> None:
+    alone = {**line("one", 0.5), "ratios": {}}
+    later = {**line("one", 0.5, "latency"), "scenario": "publishes"}
+    later["ratios"] = {"no publishes": {"cpu_us": [2, 2, 2], "p99_us": [1.04, 1.0, 1.1]}}
+    later["medians"] = {"no publishes": {"p99_us": 100.0}, "sluice": {"p99_us": 104.0}}
+    assert compare.summary([line("one", 0.25), alone, line("one", 0.2, "other"), later]) == (
+        "| load | of what | ours | haproxy <2.6> |\n|---|---|---|---|\n"
+        "| l4-plain bulk bare | CPU s/GiB | 0.250 | 0.25 (0.25–0.25) |\n"
+        "| l4-plain other bare | CPU s/GiB | 0.200 | 0.20 (0.20–0.20) |\n\n"
+        "| load | of what | ours | no publishes |\n|---|---|---|---|\n"
+        "| publishes latency bare | p99 µs | 104 | 1.04 (1.00–1.10) |"
+    )
+
+
 def test_plot_is_whole_svg_with_a_line_for_each_peer() -> None:
     root = ElementTree.fromstring(compare.plot([line("one", 0.5), line("two", 0.25)]))
     (drawn,) = root.iter("{http://www.w3.org/2000/svg}polyline")
