@@ -70,6 +70,13 @@ TIERS = (
         expect="EXPECT_QEMU",
         cannot=_no_guest,
     ),
+    Tier(
+        "sites",
+        "two sites there, their links in the kernel and on a card",
+        ("env", "T=two_sites", sys.executable, "-m", "tests.qemu"),
+        expect="EXPECT_QEMU",
+        cannot=_no_guest,
+    ),
 )
 
 

@@ -33,6 +33,8 @@ for each in proc sys dev; do
     mount --move "/$each" "/root/$each"
 done
 mount -t tmpfs tmpfs /root/run
+ln -s /proc/self/fd /root/dev/fd
+ln -s /proc/self/fd/0 /root/dev/stdin
 mkdir -p /root/dev/pts /root/dev/shm
 mount -t devpts devpts /root/dev/pts
 mount -t tmpfs tmpfs /root/dev/shm
