@@ -258,7 +258,8 @@ typedef struct {
     uint16_t entry;              /* index of the entry in its part */
     uint16_t port;               /* PORT */
     uint8_t addr[16];            /* IP, REMOTE_IP */
-    uint8_t prefix_len;          /* of the 16-byte form: an IPv4 /24 is 120 */
+    uint8_t prefix_len;          /* of the 16-byte form: an IPv4 /24 is 120; one below 96 is
+                                  * IPv6's. Neither kind matches the other's addresses */
     uint8_t number;              /* GRADE */
     uint8_t pad[6];
     const char *text;            /* the other fields; for PREFIX and SUFFIX without the star */

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "address.h"
 #include "spiffe.h"
 
 static const char *const grade_names[] = {
@@ -33,9 +34,13 @@ static bool text_matches(const struct policy_match *match, const char *text, siz
     }
 }
 
+/* An IPv4 block is one of mapped addresses; a shorter prefix is IPv6's, and holds for that alone. */
 static bool prefix_matches(const struct policy_match *match, const uint8_t *addr)
 {
     unsigned whole = match->prefix_len / 8, rest = match->prefix_len % 8;
+    bool ipv4 = whole >= sizeof(address_ipv4_prefix) && address_is_ipv4(match->addr);
+    if (ipv4 != address_is_ipv4(addr))
+        return false;
     if (memcmp(match->addr, addr, whole) != 0)
         return false;
     return rest == 0 || (match->addr[whole] ^ addr[whole]) >> (8 - rest) == 0;

@@ -120,8 +120,27 @@ static void addresses_match_by_prefix(void)
     CHECK(matches(&input, &match, 1));
     input.addr[11] = 0;
     CHECK(!matches(&input, &match, 1));
+}
+
+static void blocks_of_one_family_match_no_other(void)
+{
+    struct policy_input input = ann();
+    dp_match match = {.part = DP_PART_FROM, .field = DP_FIELD_IP}; /* ::/0 */
+    CHECK(!matches(&input, &match, 1));
+    match.prefix_len = 80; /* ::/80, which the mapped ones are in */
+    CHECK(!matches(&input, &match, 1));
+    match.negated = 1;
+    CHECK(matches(&input, &match, 1));
+    match.negated = 0;
+    memset(input.addr, 0, sizeof(input.addr));
+    input.addr[15] = 1; /* ::1 */
+    CHECK(matches(&input, &match, 1));
     match.prefix_len = 0;
     CHECK(matches(&input, &match, 1));
+    match.addr[10] = match.addr[11] = 0xff; /* as a prefix of 0 bits has it: still ::/0 */
+    CHECK(matches(&input, &match, 1));
+    match.prefix_len = 96; /* 0.0.0.0/0 */
+    CHECK(!matches(&input, &match, 1));
 }
 
 static void nobody_is_matched_by_what_is_negated_only(void)
@@ -253,6 +272,7 @@ static void bad_matches_are_refused(void)
 }
 
 TEST_MAIN(TEST(fields_match), TEST(addresses_match_by_prefix),
+          TEST(blocks_of_one_family_match_no_other),
           TEST(nobody_is_matched_by_what_is_negated_only), TEST(entries_and_parts_combine),
           TEST(deny_comes_before_allow), TEST(strict_wants_an_identity_of_a_grade),
           TEST(bad_matches_are_refused))
