@@ -18,7 +18,9 @@ from types import FrameType
 from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 
+from appliance.demo.clean import INTERRUPTS, hold_off, unhurried_end
 from appliance.demo.story import Story
 from appliance.demo.topology import Topology
 from appliance.errors import ApplianceError
@@ -36,32 +38,37 @@ def main() -> int:
         help="both sites' OffloadProfile: who seals the mesh links (default: no profile)",
     )
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in INTERRUPTS:
+        signal.signal(number, _interrupt)
     if os.geteuid() != 0:
         console.print("make demo needs root for network namespaces: run `sudo make demo`")
         return 2
-    code = 1
+    topology = Topology()
+    code, outcome = 1, "[red]the demo failed[/]"
     try:
-        with Topology() as topology:
+        with topology, unhurried_end():
             story = Story(topology, console, options.records)
             try:
-                code = 0 if story.tell() else 1
+                if story.tell():
+                    code, outcome = 0, "the demo is over"
                 if options.hold:
                     story.hold()
             finally:
                 story.close()
     except KeyboardInterrupt:
-        console.print("interrupted: everything is cleaned up")
-        return 130
+        code, outcome = 130, "interrupted"
     except ApplianceError as error:
-        console.print(f"[red]failed:[/] {error}")
-        return 1
-    console.print("nothing is left behind" if code == 0 else "[red]the demo failed[/]")
+        code, outcome = 1, f"[red]failed:[/] {escape(str(error))}"
+    if topology.left:
+        console.print(f"{outcome}; left behind, remove it by hand: {', '.join(topology.left)}")
+        return code or 1
+    console.print(f"{outcome}; nothing is left behind")
     return code
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """The first one; the next ones wait for the clean-up."""
+    hold_off()
     raise KeyboardInterrupt
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from appliance.demo.topology import Host, SiteSpace
 from appliance.errors import ApplianceError
 
 COMMAND_TIMEOUT_S = 180.0
+END_S = 20.0
+KILLED_S = 5.0
 
 
 class Commands:
@@ -63,21 +66,24 @@ class Commands:
             raise ApplianceError(f"{name} ended: {path.read_text(errors='replace')[-500:]}")
         return process
 
-    def end(self, process: subprocess.Popen[bytes]) -> str:
-        """Ends one of them; returns the last line it wrote."""
+    def end(self, process: subprocess.Popen[bytes], seconds: float = END_S) -> str:
+        """Ends one of them, by force after seconds; returns the last line it wrote."""
         path = next(path for path, kept in self._running if kept is process)
         self._running.remove((path, process))
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(KILLED_S)
         return (path.read_text(errors="replace").splitlines() or [""])[-1]
 
     def close(self) -> None:
+        """All have END_S together."""
+        deadline = time.monotonic() + END_S
         for _, process in reversed(list(self._running)):
-            self.end(process)
+            self.end(process, max(deadline - time.monotonic(), 0.0))
 
 
 def until(what: str, test: Callable[[], bool], seconds: float = 30.0) -> None:

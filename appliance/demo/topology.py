@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -36,15 +35,15 @@ import yaml
 from pyroute2 import IPRoute, netns
 from pyroute2.netlink.exceptions import NetlinkError
 
+from appliance.demo.clean import ETC_NETNS, RUN, cleanup, held_off, left_behind
 from appliance.errors import ApplianceError, Denied, Unavailable
 from appliance.paths import Paths
 from appliance.site import Site, load_site
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-RUN = Path("/run")
-ETC_NETNS = Path("/etc/netns")
 READY_S = 90.0
 STOP_S = 60.0
+KILLED_S = 10.0
 NODAD = 0x02
 
 APPLIANCE = (IPv4Address("198.18.0.1"), IPv6Address("fd18::1"))
@@ -165,7 +164,8 @@ class SiteSpace:
             return process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(KILLED_S)
             raise Unavailable(
                 f"site {self.name} did not end; its last lines:\n{self.last_lines()}"
             ) from None
@@ -183,6 +183,7 @@ class Topology:
         self.prefix = prefix or f"sluice-{secrets.token_hex(3)}"
         self.directory = RUN / self.prefix
         self.sites = {name: self._plan(name) for name in ("a", "b")}
+        self.left: list[str] = []  # by `tear_down`
 
     def __enter__(self) -> Self:
         self.build()
@@ -210,10 +211,13 @@ class Topology:
             site.start()
 
     def tear_down(self) -> None:
-        for site in self.sites.values():
-            with suppress(ApplianceError):
-                site.stop()
-        cleanup(self.prefix)
+        """Not to be interrupted, and bounded in time; `left` tells what could not be removed."""
+        with held_off():
+            for site in self.sites.values():
+                with suppress(ApplianceError):
+                    site.stop()
+            cleanup(self.prefix)
+            self.left = left_behind(self.prefix)
 
     def _plan(self, name: str) -> SiteSpace:
         number = ord(name) - ord("a")
@@ -296,27 +300,6 @@ def interpreter(source: Path) -> Path:
         if not part.stat().st_mode & 0o001:
             raise ApplianceError(f"{real}: other users cannot go into {part}: use /usr/bin/python3")
     return executable
-
-
-def cleanup(prefix: str) -> None:
-    """Takes away all that bears the prefix: processes in its namespaces, these, and files."""
-    namespaces = [name for name in netns.listnetns() if name.startswith(f"{prefix}-")]
-    for namespace in namespaces:
-        listed = subprocess.run(
-            ("ip", "netns", "pids", namespace), capture_output=True, text=True, check=False
-        )
-        for pid in listed.stdout.split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-    for namespace in namespaces:
-        with suppress(OSError):
-            netns.remove(namespace)
-        shutil.rmtree(ETC_NETNS / namespace, ignore_errors=True)
-    for left in ETC_NETNS.glob(f"{prefix}-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with suppress(OSError):
-        ETC_NETNS.rmdir()  # only when nobody else has files there
-    shutil.rmtree(RUN / prefix, ignore_errors=True)
 
 
 def _write_site(site: SiteSpace) -> None:

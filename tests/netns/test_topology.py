@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
+import secrets
+import select
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from appliance.demo.topology import APPLIANCE, CHECKOUT, ETC_NETNS, Host, Topology, cleanup
+from appliance.demo.clean import ETC_NETNS, cleanup
+from appliance.demo.topology import APPLIANCE, CHECKOUT, Host, Topology
 from appliance.system.rooted import SupervisorClient
 
 ASK = """
@@ -99,6 +105,44 @@ def test_cleanup_finds_what_a_crash_left() -> None:
     assert left(prefix)
     cleanup(prefix)
     assert left(prefix) == []
+
+
+# The demo with a prefix that the test knows.
+DEMO = """
+import sys
+from appliance.demo import __main__ as demo
+from appliance.demo.topology import Topology
+prefix = sys.argv.pop()
+demo.Topology = lambda: Topology(prefix)
+sys.exit(demo.main())
+"""
+DEMO_S = 120.0
+
+
+def test_impatience_with_the_clean_up_leaves_nothing() -> None:
+    """Ctrl-C again and again, on a terminal: to the whole foreground group."""
+    prefix = f"sluice-{secrets.token_hex(3)}"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(CHECKOUT)
+        os.execv(sys.executable, (sys.executable, "-c", DEMO, prefix))
+    shown = b""
+    deadline = time.monotonic() + DEMO_S
+    try:
+        with suppress(OSError):  # EIO: all have closed it
+            while time.monotonic() < deadline:
+                if select.select([terminal], [], [], 0.1)[0]:
+                    shown += os.read(terminal, 4096)
+                if b"enrol" in shown and b"left behind" not in shown:
+                    os.write(terminal, b"\x03")
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert left(prefix) == [], shown.decode()
+    finally:
+        os.close(terminal)
+        cleanup(prefix)
+    assert code == 130
+    assert shown.count(b"cleaning up") == 1
+    assert b"interrupted; nothing is left behind" in shown
 
 
 def test_a_failed_build_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
