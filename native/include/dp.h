@@ -62,8 +62,10 @@ enum dp_part { DP_PART_FROM = 0, DP_PART_TO = 1, DP_PART_WHEN = 2 };
 enum dp_field {
     DP_FIELD_PRINCIPAL = 0,    /* text: SPIFFE ID without "spiffe://" */
     DP_FIELD_NAMESPACE = 1,    /* text: of the source's SPIFFE ID */
-    DP_FIELD_IP = 2,           /* addr/prefix: the source's address as we saw or believe it */
-    DP_FIELD_REMOTE_IP = 3,    /* addr/prefix: the same, or the PROXY header's source */
+    DP_FIELD_IP = 2,           /* addr/prefix: the other end's of the connection: a host's of this
+                                * site, or a peer's appliance's */
+    DP_FIELD_REMOTE_IP = 3,    /* addr/prefix: the same, or what the PROXY header says of the source:
+                                * a peer's word */
     DP_FIELD_PORT = 4,         /* port: the service's port */
     DP_FIELD_GRADE = 5,        /* number: the source's grade is at least this */
     DP_FIELD_TRUST_DOMAIN = 6, /* text: of the source's SPIFFE ID */

@@ -8,8 +8,8 @@
 struct policy_input {
     const char *id;              /* SPIFFE ID, or NULL when unidentified */
     uint8_t grade;
-    uint8_t addr[16];            /* source address as seen or believed */
-    uint8_t remote_addr[16];     /* from the PROXY header, else the same */
+    uint8_t addr[16];            /* the other end's of the connection itself */
+    uint8_t remote_addr[16];     /* the source's, as the PROXY header has it; else the same */
     const char *sni;             /* or "" */
 };
 

@@ -167,7 +167,7 @@ uint16_t stream_authorize(struct stream *s, char *detail)
         .grade = s->grade,
         .sni = s->down.tls != NULL ? tls_sni(s->down.tls) : "",
     };
-    memcpy(input.addr, s->src_addr, sizeof(input.addr));
+    memcpy(input.addr, s->down.addr, sizeof(input.addr)); /* of a peer's host: its appliance's */
     memcpy(input.remote_addr, s->src_addr, sizeof(input.remote_addr));
     uint16_t reason = policy_authorize(service, &input, detail);
     if (reason == DP_REASON_UNIDENTIFIED && s->leaf_expired)

@@ -169,14 +169,14 @@ static dp_endpoints *make_set(const struct site_set *from)
 
 static void add_policies(struct site *site, dp_snapshot *snap, uint32_t service)
 {
-    if (site->deny_principal == NULL)
+    if (site->deny_principal == NULL && site->deny == NULL)
         return;
     uint32_t policy, rule;
     MUST(dp_snapshot_add_policy(snap, DP_DENY, "no-batch", &policy) == 0);
     MUST(dp_snapshot_add_rule(snap, policy, &rule) == 0);
     const dp_match match = {.part = DP_PART_FROM, .field = DP_FIELD_PRINCIPAL,
                             .op = DP_MATCH_EXACT, .text = site->deny_principal};
-    MUST(dp_snapshot_add_match(snap, policy, rule, &match) == 0);
+    MUST(dp_snapshot_add_match(snap, policy, rule, site->deny != NULL ? site->deny : &match) == 0);
     MUST(dp_snapshot_attach_policy(snap, service, policy) == 0);
 }
 

@@ -51,6 +51,7 @@ struct site {
     dp_service service;
     struct site_set outbound, inbound;
     const char *deny_principal;  /* by policy "no-batch" */
+    const dp_match *deny;        /* the same, by any other match */
     const char *denied_id;       /* on the deny list */
     const dp_offload *offload;   /* NULL = none: site_records it is */
 

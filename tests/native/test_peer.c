@@ -62,6 +62,49 @@ static void it_chooses_no_address_of_ours(void)
     sites_fini();
 }
 
+/* Publishes a DENY of an address to b, while a stream lives and before the next. */
+static bool denied(uint8_t field, const char *address)
+{
+    dp_match match = {.part = DP_PART_FROM, .field = field, .prefix_len = 128};
+    site_address(address, match.addr);
+    sites_init();
+    bool found = false;
+    if (CHECK(sites_connect())) {
+        b.deny = &match;
+        CHECK_INT(site_publish(&b), 0);
+        const struct site_event *event = NULL;
+        found = !site_echo(client, accepted);
+        if (found) {
+            event = site_wait_event(&b, DP_EVENT_CLOSE);
+            CHECK(event != NULL && event->head.reason == DP_REASON_REAUTHORIZED);
+        }
+        close(client);
+        close(accepted);
+        accepted = -1;
+        client = site_connect(&a, "127.0.1.1");
+        if (found) {
+            event = site_wait_event(&a, DP_EVENT_REFUSED);
+            if (CHECK(event != NULL))
+                CHECK_TEXT(event->detail, "denied by no-batch, rule 1");
+        } else {
+            accepted = site_accept(service);
+            CHECK(client >= 0 && accepted >= 0 && site_echo(client, accepted));
+        }
+    }
+    b.deny = NULL;
+    sites_fini();
+    return found;
+}
+
+/* The header says 127.0.1.1; the appliance itself comes from 127.0.0.1. */
+static void its_word_is_not_the_connections_address(void)
+{
+    CHECK(!denied(DP_FIELD_IP, "127.0.1.1"));
+    CHECK(denied(DP_FIELD_IP, "127.0.0.1"));
+    CHECK(denied(DP_FIELD_REMOTE_IP, "127.0.1.1"));
+    CHECK(!denied(DP_FIELD_REMOTE_IP, "127.0.0.1"));
+}
+
 /* Streams pass, in a full handshake and a resumed one, and a refusal says as much as both know. */
 static void speak(uint8_t client_version, uint8_t server_version, const char *detail)
 {
@@ -108,5 +151,6 @@ static void a_version_that_we_do_not_know(void)
     sites_fini();
 }
 
-SITE_TEST_MAIN(TEST(it_chooses_no_address_of_ours), TEST(one_version_older_still_works),
+SITE_TEST_MAIN(TEST(it_chooses_no_address_of_ours),
+               TEST(its_word_is_not_the_connections_address), TEST(one_version_older_still_works),
                TEST(a_version_that_we_do_not_know))

@@ -12,6 +12,7 @@ from appliance.config.field import Spec
 from appliance.config.model import ROOT_NAMESPACE, AnyDocument
 from appliance.config.notes import Level, Note
 from appliance.config.verify.context import Context, Path, listed
+from dataplane.snapshot import Field
 
 
 def notes(context: Context) -> Iterator[Note]:
@@ -30,6 +31,7 @@ def _authorization(context: Context) -> Iterator[Note]:
             yield doc.note(Level.APPROXIMATED, ("spec",), text)
         for number, rule in enumerate(doc.spec.rules):
             yield from _rule(doc, rule, ("spec", "rules", number), held)
+            yield from _remote(doc, rule, ("spec", "rules", number))
             if context.registry.peers:
                 yield from _names(doc, rule, ("spec", "rules", number))
 
@@ -88,6 +90,22 @@ def _rule(
             for name, texts in both:
                 for number, text in enumerate(texts or ()):
                     yield from _port(doc, (*where, name, number), int(text), held)
+
+
+def _remote(doc: authz.AuthorizationPolicy, rule: istio.Rule, path: Path) -> Iterator[Note]:
+    """An ALLOW by an address that only a peer's appliance knows."""
+    if doc.spec.action == "DENY":
+        return
+    text = "of a peer's hosts it is the address that their appliance claims; sites may use the "
+    text += "same: add principals or trustDomains"
+    for at, entry in enumerate(rule.sources or ()):
+        for name in ("remote_ip_blocks", "not_remote_ip_blocks"):
+            if getattr(entry.source, name):
+                alias = istio.Source.model_fields[name].alias or name
+                yield doc.note(Level.APPROXIMATED, (*path, "from", at, "source", alias), text)
+    for at, condition in enumerate(rule.when or ()):
+        if FIELDS.get(condition.key) is Field.REMOTE_IP:
+            yield doc.note(Level.APPROXIMATED, (*path, "when", at, "key"), text)
 
 
 def _names(doc: authz.AuthorizationPolicy, rule: istio.Rule, path: Path) -> Iterator[Note]:

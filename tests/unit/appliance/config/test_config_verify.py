@@ -234,6 +234,27 @@ def test_whose_names_are_meant_is_said_once_there_are_peers(spec: str, where: li
     assert told(policy(spec), registry=replace(REGISTRY, peers=())) == []
 
 
+@pytest.mark.parametrize(
+    ("spec", "where"),
+    [
+        ("{rules: [{from: [{source: {remoteIpBlocks: [1.2.3.4]}}]}]}",
+         "from[0].source.remoteIpBlocks"),
+        ("{rules: [{from: [{source: {notRemoteIpBlocks: [1.2.3.4]}}]}]}",
+         "from[0].source.notRemoteIpBlocks"),
+        ("{rules: [{when: [{key: remote.ip, notValues: [1.2.3.4]}]}]}", "when[0].key"),
+        ("{rules: [{from: [{source: {ipBlocks: [1.2.3.4]}}]}]}", None),
+        ("{action: DENY, rules: [{from: [{source: {remoteIpBlocks: [1.2.3.4]}}]}]}", None),
+    ],
+)  # fmt: skip
+def test_an_address_that_a_peer_claims_is_said_to_be_that(spec: str, where: str | None) -> None:
+    text = (
+        "of a peer's hosts it is the address that their appliance claims; sites may use the same: "
+        "add principals or trustDomains"
+    )
+    expected = [f"approximated: 0.yaml:4: spec.rules[0].{where}: {text}"] if where else []
+    assert told(policy(spec)) == expected
+
+
 def test_a_workloads_ports_are_named_by_its_services() -> None:
     service = entry(f"hosts: [y], {STATIC}, location: MESH_INTERNAL, "
                     "workloadSelector: {labels: {app: y}}")  # fmt: skip
