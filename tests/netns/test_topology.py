@@ -116,7 +116,7 @@ prefix = sys.argv.pop()
 demo.Topology = lambda: Topology(prefix)
 sys.exit(demo.main())
 """
-DEMO_S = 120.0
+DEMO_S, EACH_S = 120.0, 0.5
 
 
 def test_impatience_with_the_clean_up_leaves_nothing() -> None:
@@ -127,21 +127,23 @@ def test_impatience_with_the_clean_up_leaves_nothing() -> None:
         os.chdir(CHECKOUT)
         os.execv(sys.executable, (sys.executable, "-c", DEMO, prefix))
     shown = b""
-    deadline = time.monotonic() + DEMO_S
+    again, deadline = 0.0, time.monotonic() + DEMO_S
     try:
         with suppress(OSError):  # EIO: all have closed it
             while time.monotonic() < deadline:
                 if select.select([terminal], [], [], 0.1)[0]:
                     shown += os.read(terminal, 4096)
-                if b"enrol" in shown and b"left behind" not in shown:
+                # Not faster: each one throws away what was printed and not yet read.
+                if b"enrol" in shown and b"left behind" not in shown and time.monotonic() > again:
                     os.write(terminal, b"\x03")
+                    again = time.monotonic() + EACH_S
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert left(prefix) == [], shown.decode()
     finally:
         os.close(terminal)
         cleanup(prefix)
-    assert code == 130
-    assert shown.count(b"cleaning up") == 1
+    assert code == 130, shown.decode()
+    assert shown.count(b"cleaning up") == 1, shown.decode()
     assert b"interrupted; nothing is left behind" in shown
 
 
