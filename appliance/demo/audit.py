@@ -58,7 +58,7 @@ class Report:
 
 def audit(frames: Iterable[bytes], markers: Sequence[bytes]) -> Report:
     """Judges Ethernet frames, in the order they were captured. markers: bytes that hosts sent."""
-    streams: dict[Flow, _Stream] = {}
+    streams: dict[Flow, list[_Stream]] = {}  # one after the other on the same addresses and ports
     permitted: Counter[str] = Counter()
     problems: list[str] = []
     number = 0
@@ -76,7 +76,8 @@ def audit(frames: Iterable[bytes], markers: Sequence[bytes]) -> Report:
         else:
             problems.append(f"frame {number} is {what}, which nothing here should send")
     total = 0
-    for flow, stream in streams.items():
+    every = [(flow, stream) for flow, held in streams.items() for stream in held]
+    for flow, stream in every:
         data, hole = _join(stream)
         if hole is not None:
             problems.append(f"{flow}: byte {hole} was not captured, so the stream cannot be judged")
@@ -89,7 +90,7 @@ def audit(frames: Iterable[bytes], markers: Sequence[bytes]) -> Report:
         total += len(data)
     return Report(
         frames=number,
-        tls_streams=sum(1 for stream in streams.values() if stream.parts),
+        tls_streams=sum(1 for _, stream in every if stream.parts),
         tls_bytes=total,
         permitted=tuple(sorted(permitted.items())),
         problems=tuple(dict.fromkeys(problems)),
@@ -100,20 +101,26 @@ def _show(marker: bytes) -> str:
     return marker[:24].decode("ascii", "backslashreplace")
 
 
-def _collect(packet: Packet, streams: dict[Flow, _Stream]) -> None:
+def _collect(packet: Packet, streams: dict[Flow, list[_Stream]]) -> None:
     network = packet[IP] if IP in packet else packet[IPv6]
     segment = packet[TCP]
     flow = Flow(network.src, segment.sport, network.dst, segment.dport)
+    held = streams.setdefault(flow, [])
+    first = segment.seq
     if segment.flags.S:
-        streams[flow] = _Stream(start=(segment.seq + 1) & 0xFFFFFFFF)
-        return
+        first = (segment.seq + 1) & 0xFFFFFFFF
+        # The same SYN once more, before anything was sent, is no second stream.
+        if not held or held[-1].start != first or held[-1].parts:
+            held.append(_Stream(start=first))
+    elif not held:
+        held.append(_Stream())
     payload = _payload(network, segment)
-    stream = streams.setdefault(flow, _Stream())
+    stream = held[-1]
     if not payload:
         return
     if stream.start is None:
-        stream.start = segment.seq
-    offset = (segment.seq - stream.start) & 0xFFFFFFFF
+        stream.start = first
+    offset = (first - stream.start) & 0xFFFFFFFF
     if offset >= 1 << 31:  # before the start: a keep-alive probe repeats one byte
         return
     known = stream.parts.get(offset, b"")
@@ -145,15 +152,23 @@ def _join(stream: _Stream) -> tuple[bytes, int | None]:
 
 
 def _not_tls(data: bytes) -> str | None:
-    """Why data is not a sequence of TLS records, or None. An incomplete last record is one."""
+    """Why data is not a sequence of TLS records, or None. An incomplete last record is one, as far
+    as what is there of its header says so."""
     at = 0
-    while at + 5 <= len(data):
-        kind, major, length = data[at], data[at + 1], int.from_bytes(data[at + 3 : at + 5], "big")
-        if kind not in TLS_RECORD_TYPES or major != 3 or length > TLS_RECORD_BYTES_MAX:
+    while at < len(data):
+        header = data[at : at + 5]
+        kind, length = header[0], int.from_bytes(header[3:].ljust(2, b"\0"), "big")
+        if (
+            kind not in TLS_RECORD_TYPES
+            or header[1:2] not in (b"", b"\x03")
+            or length > TLS_RECORD_BYTES_MAX
+        ):
             return f"no record header at byte {at}"
         if at == 0 and kind not in (21, 22):
             return "it does not begin with a handshake"
         at += 5 + length
+    if 0 < len(data) < 5:
+        return f"it ends after {len(data)} bytes, before its first record's header"
     return None
 
 

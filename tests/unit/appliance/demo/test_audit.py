@@ -63,7 +63,38 @@ def test_a_hole_cannot_be_judged() -> None:
     assert any("was not captured" in problem for problem in report.problems)
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", record(23, b"a" * 9), TLS + b"hello!"])
+@pytest.mark.parametrize("again", [ISN, ISN + 5000])
+def test_a_second_stream_on_the_same_ports_hides_nothing_of_the_first(again: int) -> None:
+    clear = b"nothing that is marked, but clear"
+    later = [segment(again, b"", "S"), segment(again + 1, TLS)]
+    assert any("is not TLS" in each for each in audit([*stream(clear), *later], []).problems)
+    tidy = audit([*stream(TLS), *later], [])
+    assert tidy.clean
+    assert tidy.tls_streams == 2
+
+
+def test_a_syn_that_is_sent_again_is_no_second_stream() -> None:
+    report = audit([segment(ISN, b"", "S"), *stream(TLS)], [])
+    assert (report.clean, report.tls_streams) == (True, 1)
+
+
+def test_bytes_of_a_syn_are_judged_too() -> None:
+    assert not audit([segment(ISN, b"clear at once", "S")], []).clean
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        record(23, b"a" * 9),
+        TLS + b"hello!",
+        b"hi",
+        b"\x16",
+        TLS[:4],
+        TLS + b"h",
+        TLS + b"\x17\x04",
+    ],
+)
 def test_what_is_not_tls_is_named(data: bytes) -> None:
     assert any("is not TLS" in problem for problem in audit(stream(data), []).problems)
 
