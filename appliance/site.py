@@ -8,16 +8,35 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
+from appliance import address
 from appliance.errors import InvalidInput
 from appliance.identity import is_label, is_trust_domain
 
-Address = IPv4Address | IPv6Address
+
+def _address(value: Any) -> IPv4Address | IPv6Address:
+    if isinstance(value, IPv4Address | IPv6Address):
+        return value
+    try:
+        return address.address(str(value))
+    except InvalidInput as error:
+        raise ValueError(str(error)) from None
+
+
+Address = Annotated[IPv4Address | IPv6Address, PlainValidator(_address), PlainSerializer(str)]
 Interface = Annotated[str, Field(pattern=r"^[A-Za-z0-9._@-]{1,15}$")]
 
 
@@ -74,6 +93,8 @@ class Vip(_Part):
             first = network.network_address
             if first.is_multicast or first.is_loopback or first.is_link_local:
                 raise ValueError(f"{network} is not for connections: take another range")
+        if self.ipv6.subnet_of(address.MAPPED):
+            raise ValueError(f"{self.ipv6} is IPv4 written as IPv6: take another range")
         if self.ipv4.overlaps(IPv4Network("240.0.0.0/4")):
             raise ValueError(f"{self.ipv4}: some systems refuse 240.0.0.0/4, take another range")
         return self
@@ -140,11 +161,11 @@ class SiteSpec(_Part):
             raise ValueError("cluster.local means every site's own trust domain: choose another")
         if not all(map(is_label, self.zone.split("."))) or self.zone.endswith("cluster.local"):
             raise ValueError(f"{self.zone!r} cannot be the zone: write one like mesh")
-        for address in (*self.hosts.addresses, *self.mesh.addresses, *self.metrics.addresses):
-            if address.is_unspecified or address.is_multicast:
-                raise ValueError(f"{address} is nobody's address: write the box's own")
-            if address in self.vip.ipv4 or address in self.vip.ipv6:
-                raise ValueError(f"{address} is in the range of the virtual addresses")
+        for each in (*self.hosts.addresses, *self.mesh.addresses, *self.metrics.addresses):
+            if each.is_unspecified or each.is_multicast:
+                raise ValueError(f"{each} is nobody's address: write the box's own")
+            if each in self.vip.ipv4 or each in self.vip.ipv6:
+                raise ValueError(f"{each} is in the range of the virtual addresses")
         return self
 
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from appliance.address import network
 from appliance.compile.services import LabelSets, ServiceView, selects
 from appliance.config import istio
-from appliance.config.condition import FIELDS, GRADES, network
+from appliance.config.condition import FIELDS, GRADES
 from appliance.config.model import ROOT_NAMESPACE, Document, Model
 from appliance.identity import CLUSTER_LOCAL
 from appliance.site import Site

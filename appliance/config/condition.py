@@ -5,9 +5,9 @@ https://istio.io/latest/docs/reference/config/security/conditions/
 
 from __future__ import annotations
 
-from ipaddress import ip_network
-
-from dataplane.snapshot import Field, Grade, Network
+from appliance import address
+from appliance.errors import InvalidInput
+from dataplane.snapshot import Field, Grade
 
 GRADES = {"l3": Grade.L3, "l2": Grade.L2, "port": Grade.PORT, "key": Grade.KEY}
 PORT_KEY = "destination.port"
@@ -38,11 +38,12 @@ def key_problem(key: str) -> str | None:
 
 def value_problem(field: Field, text: str) -> str | None:
     """What is wrong with a value of a field, or None."""
-    if field in (Field.IP, Field.REMOTE_IP):
-        return None if network(text) else "write an address or a block such as 203.0.113.0/24"
-    if field is Field.PORT:
-        good = text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65535
-        return None if good else "write a port, 1 to 65535"
+    if field in (Field.IP, Field.REMOTE_IP, Field.PORT):
+        try:
+            address.port(text) if field is Field.PORT else address.network(text)
+        except InvalidInput as error:
+            return str(error)
+        return None
     if field is Field.GRADE:
         return None if text in GRADES else "write l3, l2, port or key"
     if field is Field.SERVICE_ACCOUNT:
@@ -58,10 +59,3 @@ def pattern_problem(text: str) -> str | None:
     if text.startswith("spiffe://"):
         return "write it without spiffe://"
     return None
-
-
-def network(text: str) -> Network | None:
-    try:
-        return ip_network(text, strict=False) if "%" not in text else None
-    except ValueError:
-        return None

@@ -7,9 +7,10 @@ A field is kept, or marked `Approx` (accepted; what is different is said at appl
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Annotated, Any
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,8 +25,11 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from appliance import address
+from appliance.errors import InvalidInput
 from appliance.identity import ACCOUNT_PATTERN, LABEL_PATTERN
 
+T = TypeVar("T")
 ITEMS_MAX = 4096
 _LABEL_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
@@ -74,30 +78,27 @@ def _duration(value: Any) -> Duration:
 def _address(value: Any) -> IPv4Address | IPv6Address:
     if isinstance(value, IPv4Address | IPv6Address):
         return value
-    try:
-        if isinstance(value, str) and "%" not in value:
-            return ip_address(value)
-    except ValueError:
-        pass
-    raise ValueError("write an IPv4 or IPv6 address")
+    return _read(address.machine, value, "write an IPv4 or IPv6 address")
 
 
 def _network(value: Any) -> IPv4Network | IPv6Network:
     if isinstance(value, IPv4Network | IPv6Network):
         return value
-    try:
-        if isinstance(value, str) and "%" not in value:
-            return ip_network(value, strict=False)
-    except ValueError:
-        pass
-    raise ValueError("write an address or a block such as 203.0.113.0/24")
+    return _read(address.network, value, "write an address or a block such as 203.0.113.0/24")
 
 
 def _port(value: Any) -> int:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(text, str) and text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65535:
-        return int(text)
-    raise ValueError("write a port, 1 to 65535")
+    return _read(address.port, text, "write a port, 1 to 65535")
+
+
+def _read(parse: Callable[[str], T], value: Any, wanted: str) -> T:
+    if not isinstance(value, str):
+        raise ValueError(wanted)
+    try:
+        return parse(value)
+    except InvalidInput as error:
+        raise ValueError(str(error)) from None
 
 
 def _labels(value: Any) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from types import MappingProxyType
 
+from appliance.address import machine
 from appliance.errors import Conflict, InvalidInput, LimitReached, NotFound
 from appliance.identity import is_account, is_label
 from appliance.registry.model import Host, HostKind, HostState
@@ -74,24 +75,12 @@ def host_of(
         kind=HostKind.AGENT if agent else HostKind.AGENTLESS,
         state=HostState.PENDING if agent else HostState.ACTIVE,
         grade=grade,
-        addresses=tuple(_address(text) for text in addresses),
+        addresses=tuple(machine(text) for text in addresses),
         mac=mac or None,
         interface=interface or None,
         labels=MappingProxyType(dict(labels or {})),
         added=now,
     )
-
-
-def _address(text: str) -> Address:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        raise InvalidInput(f"{text[:80]!r} is no IP address") from None
-    if getattr(address, "scope_id", None) or address.is_multicast or address.is_unspecified:
-        raise InvalidInput(f"{text[:80]!r} cannot be a host's address")
-    if address.is_loopback or address.is_link_local:
-        raise InvalidInput(f"{text[:80]!r} is an address that no other machine can reach")
-    return address
 
 
 class Hosts:

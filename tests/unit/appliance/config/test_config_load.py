@@ -119,6 +119,45 @@ def test_outlier_detection_by_its_old_name() -> None:
             "a.yaml:4: spec.rules[0].to[0].operation.ports[0]: write a port",
         ),
         (
+            POLICY + "spec: {rules: [{to: [{operation: {ports: ['00000170000']}}]}]}",
+            "a.yaml:4: spec.rules[0].to[0].operation.ports[0]: write a port",
+        ),
+        (
+            POLICY + "spec: {rules: [{when: [{key: destination.port, values: ['0080']}]}]}",
+            "a.yaml:4: spec.rules[0].when[0]: '0080': write a port",
+        ),
+        (
+            POLICY + "spec: {rules: [{when: [{key: source.ip, values: ['::ffff:10.0.0.1']}]}]}",
+            "a.yaml:4: spec.rules[0].when[0]: '::ffff:10.0.0.1': IPv4 written as IPv6: write 10.0.0",
+        ),
+        (
+            POLICY + "spec: {rules: [{from: [{source: {ipBlocks: ['::ffff:10.0.0.0/120']}}]}]}",
+            "a.yaml:4: spec.rules[0].from[0].source.ipBlocks[0]: IPv4 written as IPv6: write "
+            "10.0.0.0/24",
+        ),
+        *(
+            (
+                f"apiVersion: {kind}\nmetadata: {{name: a}}\nspec: {spec}",
+                f"a.yaml:4: spec.{path}: {said}",
+            )
+            for kind, spec, path in (
+                ("sluice.dev/v1\nkind: Host", "{addresses: ['%s']}", "addresses[0]"),
+                ("networking.istio.io/v1\nkind: WorkloadEntry", "{address: '%s'}", "address"),
+                ("networking.istio.io/v1\nkind: ServiceEntry",
+                 "{hosts: [a], ports: [{number: 1, name: a}], resolution: STATIC,"
+                 " endpoints: [{address: '%s'}]}", "endpoints[0].address"),
+                ("sluice.dev/v1\nkind: Service", "{ports: [{port: 1}], addresses: ['%s']}",
+                 "addresses[0]"),
+            )
+            for spec, said in (
+                (spec % "::ffff:198.18.0.11",
+                 "'::ffff:198.18.0.11' is IPv4 written as IPv6: write 198.18.0.11"),
+                (spec % "fe80::1%eth0", "'fe80::1%eth0' has a zone"),
+                (spec % "127.0.0.1", "'127.0.0.1' is an address that no other machine can reach"),
+                (spec % "0.0.0.0", "'0.0.0.0' is no machine's address"),
+            )
+        ),
+        (
             POLICY + "spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.0/99]}}]}]}",
             "a.yaml:4: spec.rules[0].from[0].source.ipBlocks[0]: write an address or a block",
         ),
@@ -155,7 +194,7 @@ def test_outlier_detection_by_its_old_name() -> None:
         (
             ENTRY + "spec: {hosts: [a], ports: [{number: 1, name: a}], resolution: STATIC,\n"
             "  endpoints: [{address: db.example}]}",
-            "a.yaml:5: spec.endpoints[0].address: write an IPv4 or IPv6 address",
+            "a.yaml:5: spec.endpoints[0].address: 'db.example' is no address: write an IPv4",
         ),
         (
             ENTRY + "spec: {hosts: [a], ports: [{number: 0, name: a}], resolution: DNS}",
