@@ -100,6 +100,11 @@ class Applier:
         if confirm_s > CONFIRM_SECONDS_MAX:
             raise InvalidInput("a change waits for its confirmation seven days at most")
         given = await asyncio.to_thread(load, sources, self._known)
+        if sources and not given.documents:
+            raise InvalidInput(
+                "no document is in what was given: name files that hold some; what shall go is "
+                "deleted by `sluice delete`"
+            )
 
         def wanted(before: Model) -> Model:
             return given if replace else merge(before, given)

@@ -74,6 +74,18 @@ async def test_replace_deletes_what_is_not_given(world: World) -> None:
     assert names(world) == ["two.default:80"]
 
 
+@pytest.mark.parametrize("text", ["", "# words\n---\n---\n"])
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_no_document_is_refused_not_taken_for_all_gone(
+    world: World, text: str, replace: bool, dry_run: bool
+) -> None:
+    await world.applier.apply([ONE], by="t")
+    with pytest.raises(InvalidInput, match="no document"):
+        await world.applier.apply([Source("-", text)], by="t", replace=replace, dry_run=dry_run)
+    assert names(world) == ["one.default:80"]
+
+
 async def test_nothing_new_is_no_revision(world: World) -> None:
     first = await world.applier.apply([ONE], by="t")
     published = len(world.plane.snapshots)
