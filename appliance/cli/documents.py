@@ -145,11 +145,17 @@ def delete(context: Context, kind: str, name: str, namespace: str, dry_run: bool
 @click.argument("older", type=REVISION, required=False)
 @click.argument("newer", type=REVISION, required=False)
 @click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path))
+@format_option
 @click.pass_obj
-def diff(context: Context, older: int | None, newer: int | None, files: tuple[Path, ...]) -> None:
+def diff(
+    context: Context, older: int | None, newer: int | None, files: tuple[Path, ...], fmt: str
+) -> None:
     """What changed between two revisions, or what -f FILE would change."""
     sources = _read(files) if files else []
     text = context.call(lambda client: client.diff(older or 0, newer or 0, sources))
+    if fmt != "table":
+        show_data({"diff": text}, fmt)
+        return
     click.echo(text, nl=False)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from appliance.api._gen import admin_pb2 as pb
 from appliance.api.text import shown
 from appliance.cli.output import show_list
+from appliance.cli.root import cli
 
 ESC = "\x1b"
 
@@ -44,6 +47,31 @@ def test_what_cannot_be_used_is_said_in_one_line(
     assert done.stderr.startswith(b"sluice: ")
     assert says in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+# What these print is a text of its own (YAML, PEM, a script), a screen, or one line of success.
+NO_FORMAT = {
+    "up", "tui", "completion", "confirm", "rescue documents", "rescue rollback", "rescue release",
+    "host remove", "peer add", "peer remove", "ca approve", "ca withdraw", "ca bundle", "ca admin",
+    "ca revoke-admin", "ca import",
+}  # fmt: skip
+
+
+def commands(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{above}{name} ")
+        else:
+            yield above + name, command
+
+
+def test_every_list_has_every_format() -> None:
+    without = {
+        name
+        for name, command in commands(cli)
+        if not any(parameter.name == "fmt" for parameter in command.params)
+    }
+    assert without == NO_FORMAT
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
