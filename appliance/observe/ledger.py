@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from dataplane.events import Fallback
 
 LAYERS = ("openssl", "user", "ktls", "nic")
-LOST, HALF = "lost", "half"  # a leg that the kernel took half-way: closed, so nobody's
 LAYER, FALLBACK = "records_", "fallback_"
 REASONS = tuple(fallback.name.lower() for fallback in Fallback)
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    layers: Mapping[str, int]  # by name, in LAYERS' order, then LOST
+    layers: Mapping[str, int]  # by name, in LAYERS' order
     reasons: Mapping[str, int]  # by name, in REASONS' order
 
     @property
@@ -31,7 +30,7 @@ class Ledger:
 def ledger(counters: Mapping[str, int]) -> Ledger:
     layers = {name: counters.get(LAYER + name, 0) for name in LAYERS}
     reasons = {name: counters.get(FALLBACK + name, 0) for name in REASONS}
-    return Ledger({**layers, LOST: reasons[HALF]}, reasons)
+    return Ledger(layers, reasons)
 
 
 COUNTERS = frozenset({*(LAYER + name for name in LAYERS), *(FALLBACK + name for name in REASONS)})

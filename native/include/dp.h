@@ -118,7 +118,7 @@ enum dp_fallback {
     DP_FALLBACK_CIPHER = 4,        /* a suite that we cannot give it, or that no device takes */
     DP_FALLBACK_READ_AHEAD = 5,    /* bytes that came behind the handshake were read already */
     DP_FALLBACK_MEMORY = 6,
-    DP_FALLBACK_HALF = 7,          /* it sends but would not receive: connection closed */
+    DP_FALLBACK_HALF = 7,          /* it seals but would not open: we do that */
     DP_FALLBACK_VERSION = 8,       /* NIC: the profile allows TLS 1.3 only, which no device takes */
     DP_FALLBACK_PEER = 9,          /* NIC: the peer did not agree to TLS 1.2 */
     DP_FALLBACK_NO_DEVICE = 10,    /* NIC: in the kernel, but its device does not encrypt */

@@ -14,7 +14,7 @@ struct ktls_direction {          /* borrowed for the call */
 /* From here on the kernel seals what is written to fd and opens what is read. Nothing that came
  * behind the handshake may have been read. 0.
  * -ENOTSUP: refused, and the socket is as it was for every other way of using it; *ret_why.
- * -EIO: one direction was taken, the other refused: the connection is lost; *ret_why. */
+ * -EIO: the kernel seals from here on, but refused to open; *ret_why. */
 DP_MUST_CHECK int ktls_install(int fd, uint16_t cipher, const struct ktls_direction *tx,
                                const struct ktls_direction *rx, enum dp_fallback *ret_why);
 /* The same, and whether the route's device took what is sent. The kernel tells that of no single

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#include "ktls.h"
 #include "record_control.h"
 #include "sys.h"
 
@@ -32,6 +33,7 @@ struct record_user {
     bool update_owed;            /* the peer asked for a KeyUpdate of ours */
     bool drained;                /* the socket had no more when it was last asked */
     bool read_ended, read_end_told;
+    bool kernel_seals;           /* what we write: record_user_let_kernel_seal */
     bool rests;                  /* as soon as it can: record_user_rest */
     uint16_t restless;           /* records and sends since it was asked to */
     struct record_control control; /* what the peer says beside data */
@@ -96,6 +98,13 @@ void record_user_resume(struct record_user *user)
     user->drained = false;       /* it may have stopped before the socket had no more */
 }
 
+void record_user_let_kernel_seal(struct record_user *user)
+{
+    assert(user->sealed == NULL && user->finish == FINISH_NOT);
+    user->kernel_seals = true;
+    record_key_fini(&user->out.key);
+}
+
 void record_user_places(const struct record_user *user, struct record_user_place *ret_read,
                         struct record_user_place *ret_write)
 {
@@ -137,13 +146,27 @@ static int send_sealed(struct record_user *user)
     return 0;
 }
 
-/* Our own KeyUpdate: when the peer asked for it, or the key has sealed enough. The answer that it
- * might ask for is not wanted: its key is its own business. */
+/* A record that is no data, with nothing before it that waits. 0; -EAGAIN, after which it is sealed,
+ * unless the kernel seals; -errno. */
+static int say(struct record_user *user, uint8_t type, const uint8_t *data, size_t len)
+{
+    if (user->kernel_seals) {
+        ssize_t n = ktls_send(user->rec.fd, type, data, len);
+        return n < 0 ? (int)n : 0;
+    }
+    user->sealed = buffers_get(user->buffers, false);
+    int r = seal(user, type, data, len);
+    return r < 0 ? r : send_sealed(user);
+}
+
+/* The answer that the peer might give to ours is not wanted: its key is its own business. */
+static const uint8_t key_update[] = {RECORD_KEY_UPDATE, 0, 0, 1, 0 /* update_not_requested */};
+
+/* Our own KeyUpdate: when the peer asked for it, or the key has sealed enough. */
 static int seal_key_update(struct record_user *user)
 {
-    static const uint8_t message[] = {RECORD_KEY_UPDATE, 0, 0, 1, 0 /* update_not_requested */};
     user->update_owed = false;
-    int r = seal(user, RECORD_HANDSHAKE, message, sizeof(message));
+    int r = seal(user, RECORD_HANDSHAKE, key_update, sizeof(key_update));
     return r < 0 ? r : direction_update(user, &user->out, true);
 }
 
@@ -167,11 +190,39 @@ static int seal_slice(struct record_user *user, const uint8_t *data, size_t len,
     return r;
 }
 
+/* The key that the kernel seals with; it follows since Linux 6.14. */
+static int change_kernels_key(struct record_user *user)
+{
+    int r = say(user, RECORD_HANDSHAKE, key_update, sizeof(key_update));
+    if (r == -EAGAIN)
+        return r;
+    if (r == 0)
+        r = keys_update(user->cipher, user->out.secret);
+    if (r == 0)
+        r = ktls_rekey(user->rec.fd, user->cipher, true, user->out.secret);
+    user->update_owed = false;
+    user->broken = r < 0;        /* what was said holds for the next record, alerts too */
+    return r;
+}
+
+static ssize_t write_by_kernel(struct record_user *user, const void *buf, size_t len)
+{
+    ssize_t n = user->update_owed ? change_kernels_key(user) : 0;
+    if (n < 0)
+        return n;
+    do
+        n = sys->send(user->rec.fd, buf, len, MSG_NOSIGNAL);
+    while (n == -EINTR);
+    return n;
+}
+
 static ssize_t user_write(struct record *rec, const void *buf, size_t len)
 {
     struct record_user *user = user_of(rec);
     if (user->broken || user->finish != FINISH_NOT)
         return -EPIPE;
+    if (user->kernel_seals)
+        return write_by_kernel(user, buf, len);
     int r = send_sealed(user);
     if (r < 0)
         return r;
@@ -199,10 +250,9 @@ static ssize_t user_write(struct record *rec, const void *buf, size_t len)
     return total > 0 ? (ssize_t)total : r;
 }
 
-static int seal_alert(struct record_user *user, uint8_t level, uint8_t alert)
+static int say_alert(struct record_user *user, uint8_t level, uint8_t alert)
 {
-    user->sealed = buffers_get(user->buffers, false);
-    return seal(user, RECORD_ALERT, (const uint8_t[]){level, alert}, 2);
+    return say(user, RECORD_ALERT, (const uint8_t[]){level, alert}, ALERT_SIZE);
 }
 
 /* Sends close_notify; the socket stays open for writing, as record_openssl's does. */
@@ -214,10 +264,8 @@ static int user_finish(struct record *rec)
     int r = user->broken ? -EPIPE : send_sealed(user);
     user->sealed_payload = 0;
     if (r == 0 && user->finish == FINISH_NOT) {
-        user->finish = FINISH_SENDING;
-        r = seal_alert(user, ALERT_WARNING, ALERT_CLOSE_NOTIFY);
-        if (r == 0)
-            r = send_sealed(user);
+        user->finish = user->kernel_seals ? FINISH_NOT : FINISH_SENDING;
+        r = say_alert(user, ALERT_WARNING, ALERT_CLOSE_NOTIFY);
     }
     if (r != -EAGAIN)
         user->finish = FINISH_DONE;
@@ -235,9 +283,8 @@ static void end_reading(struct record_user *user, ssize_t end)
 /* Breaks the connection. The alert is sent if the socket takes it at once and nothing waits. */
 static int fail(struct record_user *user, uint8_t alert, const char *why)
 {
-    if (!user->broken && user->finish == FINISH_NOT && user->sealed == NULL &&
-        seal_alert(user, ALERT_FATAL, alert) == 0)
-        (void)send_sealed(user);
+    if (!user->broken && user->finish == FINISH_NOT && user->sealed == NULL)
+        (void)!say_alert(user, ALERT_FATAL, alert);
     user->broken = true;
     end_reading(user, -EBADMSG);
     user->owner.failed(user->owner.arg, false, alert, why);

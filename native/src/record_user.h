@@ -41,6 +41,9 @@ bool record_user_wants_write(const struct record_user *user); /* sealed bytes wa
  * not be, and reading and writing go on as before; *ret_why. */
 DP_MUST_CHECK int record_user_rest(struct record_user *user, enum dp_fallback *ret_why);
 void record_user_resume(struct record_user *user); /* nobody took it: go on as before */
+/* The kernel took our keys of this connection and not the peer's: it seals what is written from now
+ * on. Nothing sealed by us may wait. */
+void record_user_let_kernel_seal(struct record_user *user);
 struct record_user_place {       /* of one direction; borrowed from user */
     const uint8_t *secret;
     uint64_t seq;

@@ -227,8 +227,6 @@ int leg_handshake(struct stream *s, struct leg *leg)
     int r = tls_handshake(leg->tls, env->snapshot);
     if (r < 0)
         stats_add(env->stats, STAT_HANDSHAKES_FAILED, 1);
-    if (r < 0)
-        leg_lost_records(s, leg);
     if (r <= 0)
         return r;
     struct tls_info info;

@@ -162,9 +162,8 @@ void stream_post(struct stream *s, uint16_t kind);
 /* stream_records.c: whose records a leg has. Before its handshake; -ENOMEM. */
 DP_MUST_CHECK int leg_prefer_records(struct stream *s, struct leg *leg);
 void leg_got_records(struct stream *s, struct leg *leg);  /* after it */
-void leg_lost_records(struct stream *s, const struct leg *leg); /* it failed, maybe for them */
 /* After the pumps ran. 1 = its records are others now, or no longer wait to be: run the pumps
- * again; 0 = as before; -EIO = the connection is lost. */
+ * again; 0 = as before. */
 DP_MUST_CHECK int leg_move_records(struct stream *s, struct leg *leg);
 void leg_settle_records(struct stream *s, struct leg *leg); /* they stay what they are */
 void stream_is_known(struct stream *s); /* no stranger from now on */

@@ -81,12 +81,6 @@ void leg_got_records(struct stream *s, struct leg *leg)
         decide(s, leg, refusal);
 }
 
-void leg_lost_records(struct stream *s, const struct leg *leg)
-{
-    stats_add(s->env->stats, STAT_FALLBACK_0 + tls_fallback(leg->tls),
-              tls_fallback(leg->tls) == DP_FALLBACK_HALF);
-}
-
 static uint64_t carried(const struct stream *s)
 {
     return s->to_up.bytes + s->to_down.bytes;
@@ -106,12 +100,6 @@ int leg_move_records(struct stream *s, struct leg *leg)
     int r = tls_move_to_kernel(leg->tls, leg->prefer == DP_PREFER_NIC);
     if (r == 0)
         return 0;
-    if (r == -EIO) {
-        leg_lost_records(s, leg);
-        leg->decided = true;
-        leg->move_at = (uint64_t)NEVER;
-        return r;
-    }
     if (r > 0)
         follow(s, leg);
     decide(s, leg, tls_fallback(leg->tls));

@@ -51,18 +51,10 @@ static enum outcome run_both(struct stream *s)
     return s->to_up.finished && s->to_down.finished ? OUTCOME_END : OUTCOME_WAIT;
 }
 
-/* 1 = a leg's records are others now, or no longer wait to be; -EIO = the stream is lost. */
+/* 1 = a leg's records are others now, or no longer wait to be. */
 static int move_once(struct stream *s)
 {
-    struct leg *const legs[] = {&s->down, &s->up};
-    int moved = 0;
-    for (size_t i = 0; i < DP_COUNT(legs); i++) {
-        int r = leg_move_records(s, legs[i]);
-        if (r < 0)
-            return r;
-        moved |= r;
-    }
-    return moved;
+    return leg_move_records(s, &s->down) | leg_move_records(s, &s->up);
 }
 
 /* A leg that has rested for it may have more to read, and what was not written to it waits: so the
@@ -70,15 +62,8 @@ static int move_once(struct stream *s)
 static enum outcome move_records(struct stream *s)
 {
     enum outcome outcome = OUTCOME_WAIT;
-    int moved;
-    while (outcome == OUTCOME_WAIT && (moved = move_once(s)) != 0) {
-        if (moved < 0) {
-            (void)stream_refuse(s, DP_REASON_INTERNAL,
-                                "the kernel took one direction of TLS and refused the other");
-            return OUTCOME_END;
-        }
+    while (outcome == OUTCOME_WAIT && move_once(s) != 0)
         outcome = run_both(s);
-    }
     return outcome;
 }
 

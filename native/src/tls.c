@@ -475,7 +475,7 @@ static bool complete(struct tls *tls, const struct dp_snapshot *snap)
     if (r == -EIO) {
         tls->established = false;
         tls_refuse(&tls->refusal, DP_REASON_INTERNAL,
-                   "the kernel took one direction of TLS and refused the other");
+                   "no memory for the direction of TLS that the kernel refused");
         return false;
     }
     if (r < 0)

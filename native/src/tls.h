@@ -83,7 +83,7 @@ void tls_want_kernel_records(struct tls *tls, struct buffers *buffers, bool devi
 /* Once established with records of our own: to the kernel's, as soon as none is under way. From
  * the first call on, call again after every read and write, which may say -EAGAIN for it, until:
  * 1 = done, and tls_record is another; 0 = not yet; -ENOTSUP = it will not be, tls_fallback says
- * why, and reading and writing go on; -EIO = the connection is lost by the attempt. */
+ * why, and reading and writing go on. */
 DP_MUST_CHECK int tls_move_to_kernel(struct tls *tls, bool device);
 /* After the handshake: why no NIC would seal these records; NONE = one might. */
 uint8_t tls_device_refusal(const struct tls *tls); /* enum dp_fallback */

@@ -143,7 +143,8 @@ DP_MUST_CHECK bool tls_profile_has_suite(struct tls *tls, const SSL_SESSION *ses
 /* tls_user.c */
 void tls_user_attach(SSL_CTX *ctx);
 /* From OpenSSL's records to the kernel's or our own. -ENOTSUP or -ENOMEM when OpenSSL must keep
- * them; -EIO when the connection is lost by the attempt. */
+ * them; -EIO when there was no memory while the kernel had one direction already: the
+ * connection is lost. */
 DP_MUST_CHECK int tls_user_take_over(struct tls *tls);
 void tls_user_fini(struct tls *tls);
 static inline bool tls_is_taken_over(const struct tls *tls)

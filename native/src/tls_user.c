@@ -176,10 +176,12 @@ int tls_move_to_kernel(struct tls *tls, bool device)
     record_user_places(tls->user, &read, &write);
     r = install(tls, &(struct ktls_direction){.secret = read.secret, .seq = read.seq},
                 &(struct ktls_direction){.secret = write.secret, .seq = write.seq}, device);
-    if (r == -ENOTSUP)
+    if (r == -EIO)
+        record_user_let_kernel_seal(tls->user);
+    if (r < 0) {
         record_user_resume(tls->user);
-    if (r < 0)
-        return r;
+        return -ENOTSUP;
+    }
     record_user_free(tls->user);
     tls->user = NULL;
     return 1;
@@ -223,8 +225,13 @@ int tls_user_take_over(struct tls *tls)
     } else {
         if (tls->wants_kernel)
             r = to_kernel(tls, ours, theirs);
-        if (r == -ENOTSUP)
+        bool kernel_seals = r == -EIO;
+        if (r < 0)
             r = to_user(tls, ours, theirs);
+        if (kernel_seals && r < 0)
+            r = -EIO;
+        else if (kernel_seals)
+            record_user_let_kernel_seal(tls->user);
     }
     OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
     if (r == 0 && is_settled(tls))
