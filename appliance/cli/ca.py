@@ -36,8 +36,10 @@ def _ask(context: Context, act: Callable[[CaClient], Awaitable[Result]]) -> Resu
 
 
 @click.group()
-def ca() -> None:
+@click.pass_obj
+def ca(context: Context) -> None:
     """The site's CA: approved identities, its certificate, its audit."""
+    context.here_only("ca")
 
 
 @ca.command("list")

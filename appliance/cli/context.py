@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from appliance.api.client import AdminClient, Remote
 from appliance.cli.output import Columns, errors, format_option, show_list
+from appliance.errors import InvalidInput
 from appliance.paths import Paths
 
 Result = TypeVar("Result")
@@ -21,6 +22,14 @@ Result = TypeVar("Result")
 class Context:
     paths: Paths
     remote: Remote | None = None
+
+    def here_only(self, command: str) -> None:
+        """Raises InvalidInput where --remote was given: the command works on this box's own."""
+        if self.remote is not None:
+            raise InvalidInput(
+                f"`sluice {command}` works on this box alone: run it, without --remote, on "
+                f"{self.remote.address}"
+            )
 
     def call(self, act: Callable[[AdminClient], Awaitable[Result]]) -> Result:
         """Connects, runs act, closes. Raises ApplianceError."""

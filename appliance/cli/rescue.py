@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 
 @click.group()
-def rescue() -> None:
+@click.pass_obj
+def rescue(context: Context) -> None:
     """Work from disk while the daemon is dead. Needs root."""
+    context.here_only("rescue")
 
 
 @rescue.command("status")

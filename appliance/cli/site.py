@@ -27,6 +27,7 @@ from appliance.paths import SITE_FILE
 @click.pass_obj
 def up(context: Context, site: Path) -> None:
     """Run the appliance in the foreground (as root; systemd runs this)."""
+    context.here_only("up")
     arguments = [
         *("-m", "appliance.supervisor", "--site", str(site)),
         *("--state", str(context.paths.state), "--run", str(context.paths.run)),
@@ -112,7 +113,10 @@ def tui(context: Context) -> None:
     """Open the console."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InvalidInput("the console needs a terminal: use `sluice status` and `sluice flows`")
+    arguments = ["-m", "tui", "--run", str(context.paths.run)]
+    if (remote := context.remote) is not None:
+        arguments += ["--remote", remote.address, "--credential", str(remote.credential)]
     try:
-        os.execv(sys.executable, [sys.executable, "-m", "tui", "--run", str(context.paths.run)])
+        os.execv(sys.executable, [sys.executable, *arguments])
     except OSError as error:
         raise ApplianceError(f"cannot start the console: {error.strerror}") from error

@@ -43,9 +43,7 @@ def test_every_list_is_the_same_in_every_format(mesh: Mesh, command: tuple[str, 
             assert set(data[0]) == set(documents[0][0])
 
 
-@pytest.mark.parametrize(
-    "command", [each for each in LISTS if each[0] != "rescue"], ids=" ".join
-)
+@pytest.mark.parametrize("command", [each for each in LISTS if each[0] != "rescue"], ids=" ".join)
 def test_what_others_may_read(mesh: Mesh, command: tuple[str, ...]) -> None:
     done = mesh.cli(mesh.a, *command, run_as=NOBODY)
     assert done.returncode == 0, done.stderr

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from appliance.api._gen import admin_pb2 as pb
+from appliance.api.remote import Remote
 from appliance.api.text import shown
 from appliance.cli.output import show_list
 from appliance.cli.root import cli
+from tui import __main__ as tui_main
 
 ESC = "\x1b"
 
@@ -79,6 +81,45 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     done = sluice("apply", "-f", str(tmp_path))
     assert done.returncode == 2
     assert f"{tmp_path}/bad.yaml: not UTF-8 text".encode() in done.stderr
+
+
+REMOTE = ("--remote", "192.0.2.1:15011", "--credential", "/nonexistent")
+
+
+@pytest.mark.parametrize(
+    "command", [("ca", "list"), ("rescue", "status"), ("rescue", "release", "--yes"), ("up",)]
+)
+def test_what_works_on_this_box_alone_says_so_when_another_is_named(
+    command: tuple[str, ...],
+) -> None:
+    done = sluice(*REMOTE, *command)
+    assert done.returncode == 2
+    assert b"on 192.0.2.1:15011" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_the_console_opens_what_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal; the program it becomes makes its client of just that."""
+    became: list[str] = []
+    opened: list[object] = []
+    monkeypatch.setattr(os, "execv", lambda program, argv: became.extend(argv))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    cli.main([*REMOTE, "tui"], standalone_mode=False)
+    assert became[1:3] == ["-m", "tui"]
+
+    class App:
+        def __init__(self, connect: Callable[[], object], interval_ms: int) -> None:
+            connect()
+
+        def run(self) -> None:
+            pass
+
+    monkeypatch.setattr(tui_main, "SluiceApp", App)
+    monkeypatch.setattr(tui_main, "AdminClient", lambda paths, remote: opened.append(remote))
+    monkeypatch.setattr(sys, "argv", became[2:])
+    tui_main.main()
+    assert opened == [Remote("192.0.2.1:15011", Path("/nonexistent"))]
 
 
 def test_without_a_command_it_tells_which_there_are() -> None:
