@@ -11,22 +11,49 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import click
 
+from appliance.api.client import AdminClient
 from appliance.api.text import when
 from appliance.cli.context import Context
 from appliance.cli.output import REVISION, console, format_option, show_data
-from appliance.errors import Conflict, Denied, NotFound
+from appliance.errors import ApplianceError, Conflict, Denied, NotFound, Unavailable
 from appliance.paths import Paths
 
 if TYPE_CHECKING:
     from appliance.registry.revisions import Revisions
+
+
+ANSWER_S = 10.0
+
+
+class State(StrEnum):
+    ANSWERS = "answers"
+    HANGS = "hangs"  # it listens still, and answers nothing
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    state: State
+    pid: int = 0  # 0 = dead, or not known
+
+    @property
+    def way_out(self) -> str:
+        if not self.pid:
+            return "the daemon hangs: systemctl restart sluice"
+        return (
+            f"the daemon (process {self.pid}) hangs: end it by `kill -KILL {self.pid}`, the "
+            "supervisor starts it again; if that one hangs too: systemctl stop sluice"
+        )
 
 
 @click.group()
@@ -41,13 +68,15 @@ def rescue(context: Context) -> None:
 @click.pass_obj
 def rescue_status(context: Context, fmt: str) -> None:
     """What the disk holds: the current revision, what waits, and the revisions before."""
-    answers = _daemon_answers(context.paths)
+    daemon = _daemon(context.paths)
     with _revisions(context.paths) as revisions:
         current, pending, known = revisions.current, revisions.pending(), revisions.list()
     if fmt != "table":
         show_data(
             {
-                "daemon_answers": answers,
+                "daemon": daemon.state.value,
+                "daemon_pid": daemon.pid,
+                "daemon_answers": daemon.state is State.ANSWERS,
                 "current": current,
                 "pending": asdict(pending) if pending else None,
                 "revisions": [asdict(each) for each in known],
@@ -55,7 +84,8 @@ def rescue_status(context: Context, fmt: str) -> None:
             fmt,
         )
         return
-    console.print(f"the daemon {'answers' if answers else 'does not answer'}; revision {current}")
+    words = {State.ANSWERS: "the daemon answers", State.DEAD: "the daemon is dead"}
+    console.print(f"{words.get(daemon.state, daemon.way_out)}; revision {current}", soft_wrap=True)
     if pending is not None:
         console.print(f"revision {pending.revision} reverts at {when(pending.deadline)}")
     for each in known:
@@ -81,7 +111,10 @@ def rescue_rollback(context: Context, revision: int) -> None:
     """Make the documents of REVISION current (as a new revision) for the next start."""
     from appliance.config.model import changes
 
-    if _daemon_answers(context.paths):
+    daemon = _daemon(context.paths)
+    if daemon.state is State.HANGS:  # it may go on, and write
+        raise Conflict(daemon.way_out)
+    if daemon.state is State.ANSWERS:
         raise Conflict("the daemon answers: use `sluice rollback`, which tells the data plane too")
     with _revisions(context.paths) as revisions:
         if revisions.pending() is not None:
@@ -121,13 +154,34 @@ def _need_root() -> None:
         raise Denied("rescue works on the files themselves: run it as root")
 
 
-def _daemon_answers(paths: Paths) -> bool:
+def _daemon(paths: Paths) -> Daemon:
+    """What it is found to be by asking it: the kernel takes connections for one that hangs."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(2)
         try:
             sock.connect(str(paths.admin_socket))
+        except (BlockingIOError, TimeoutError):  # nobody takes what waits there
+            return Daemon(State.HANGS, _listener(sock))
         except OSError:
-            return False
+            return Daemon(State.DEAD)
+        pid = _listener(sock)
+    return Daemon(State.ANSWERS if asyncio.run(_answers(paths)) else State.HANGS, pid)
+
+
+def _listener(sock: socket.socket) -> int:
+    """Who listens, as the kernel noted it."""
+    size = struct.calcsize("3i")
+    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0])
+
+
+async def _answers(paths: Paths) -> bool:
+    try:
+        async with AdminClient(paths) as client, asyncio.timeout(ANSWER_S):
+            await client.status()
+    except (TimeoutError, Unavailable):
+        return False
+    except ApplianceError:
+        pass  # a complaint is an answer
     return True
 
 
