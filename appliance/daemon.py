@@ -72,6 +72,7 @@ RETRY_S = 2.0
 READY_S = 10.0
 EXPORT_S = 0.5  # peers hear of health this much later
 CA_LOOK_S = 60.0
+BEAT_S = 4.0  # the supervisor waits many times as long
 
 
 class Daemon:
@@ -416,10 +417,18 @@ async def _run(site: Site, paths: Paths) -> None:
 
     def ready() -> None:
         if files.ready is not None:
+            os.set_inheritable(files.ready, False)
             os.write(files.ready, b"ready\n")
-            os.close(files.ready)
+            _beat(files.ready)
 
     await Daemon(site, paths, key).serve(stop, ready)
+
+
+def _beat(file: int) -> None:
+    """Tells the supervisor, for ever, that the loop turns."""
+    with contextlib.suppress(OSError):  # it is stopped or gone
+        os.write(file, b".")
+    asyncio.get_running_loop().call_later(BEAT_S, _beat, file)
 
 
 def main() -> int:

@@ -3,7 +3,8 @@
 Owns the process from start to reaping. Decides nothing about starting it again; see kept.py.
 
 A child gets its descriptors' numbers in SLUICE_FDS ("name=fd,fd;name=fd"), writes "ready\\n" to
-the one called "ready" once it serves, and ends in order on SIGTERM. It is in a session of its
+the one called "ready" once it serves, and ends in order on SIGTERM. One that is to be heard of
+goes on writing there, a byte a few seconds, from its event loop. It is in a session of its
 own, so that a terminal's Ctrl-C reaches only the supervisor, and is told to end (SIGTERM) when
 the supervisor dies.
 """
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from appliance.errors import Unavailable
 
 READY = b"ready\n"
+LOOKS = 6  # in a row that find nothing, for a process to be silent
 KEPT_ENVIRONMENT = ("PYTHONPATH", "TZ", "LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS")
 
 
@@ -40,6 +42,7 @@ class Command:
     argv: tuple[str, ...]
     user: User | None = None
     ready_timeout_s: float = 60.0
+    silence_max_s: float | None = None  # of one that goes on writing; None = it does not
 
 
 def privileges(user: User) -> tuple[str, ...]:
@@ -63,7 +66,11 @@ class Child:
     """A started process. Make it with `start`."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, ready_file: int, generation: int
+        self,
+        process: asyncio.subprocess.Process,
+        ready_file: int,
+        generation: int,
+        silence_max_s: float | None = None,
     ) -> None:
         self.generation = generation
         self.since = int(time.time())
@@ -71,6 +78,8 @@ class Child:
         self._ready_file = ready_file
         self._told_ready = asyncio.get_running_loop().create_future()
         self._received = b""
+        self._silence_max_s = silence_max_s
+        self._heard = 0  # reads that found something
         asyncio.get_running_loop().add_reader(ready_file, self._read_ready)
 
     @classmethod
@@ -96,7 +105,7 @@ class Child:
             raise Unavailable(f"{command.argv[0]} cannot be started: {error.strerror}") from error
         finally:
             os.close(write_end)
-        return cls(process, read_end, generation)
+        return cls(process, read_end, generation, command.silence_max_s)
 
     @property
     def pid(self) -> int:
@@ -115,6 +124,22 @@ class Child:
             raise Unavailable(f"not ready within {timeout_s:.0f} s") from None
         if not told:
             raise Unavailable(f"ended before it was ready ({await self.wait()})")
+
+    async def silence(self) -> None:
+        """Until it is silent for too long; for ever, where nothing is to be heard of it.
+
+        Counted in looks, not by the clock: a machine that slept was not silent, nor was a process
+        that wrote while we were stopped ourselves.
+        """
+        if self._silence_max_s is None:
+            await asyncio.get_running_loop().create_future()
+            return
+        quiet = 0
+        while quiet < LOOKS:
+            before = self._heard
+            await asyncio.sleep(self._silence_max_s / LOOKS)
+            self._read_ready()
+            quiet = quiet + 1 if self._heard == before else 0
 
     async def wait(self) -> str:
         """Until it has ended; says how, in words."""
@@ -137,14 +162,20 @@ class Child:
             return await self.wait()
 
     def _read_ready(self) -> None:
+        if self._ready_file < 0:
+            return
         try:
             chunk = os.read(self._ready_file, 64)
         except BlockingIOError:
             return
+        self._heard += 1 if chunk else 0
         self._received = (self._received + chunk)[-64:]
-        if chunk and READY not in self._received:
-            return
-        self._forget_ready(READY in self._received)
+        told = READY in self._received
+        if told and chunk and self._silence_max_s is not None:
+            if not self._told_ready.done():
+                self._told_ready.set_result(True)
+        elif told or not chunk:
+            self._forget_ready(told)
 
     def _forget_ready(self, told: bool = False) -> None:
         if self._ready_file >= 0:

@@ -33,6 +33,7 @@ Prepare = Callable[[int], tuple[Command, AbstractContextManager[Files]]]
 @dataclass(slots=True)
 class Counts:
     restarts: int = 0  # the process died by itself and was started again
+    hung: int = 0  # ended by us, and started again: it was silent for too long
     failed_starts: int = 0
     replacements: int = 0
     cut_short: int = 0  # told to end before its drain was over: too many drained
@@ -187,14 +188,21 @@ class Kept:
     async def _until_something_happens(self, child: Child, retired: asyncio.TaskGroup) -> None:
         ended = asyncio.ensure_future(child.wait())
         woken = asyncio.ensure_future(self._wake.wait())
-        await asyncio.wait({ended, woken}, return_when=asyncio.FIRST_COMPLETED)
-        woken.cancel()
+        silent = asyncio.ensure_future(child.silence())
+        await asyncio.wait({ended, woken, silent}, return_when=asyncio.FIRST_COMPLETED)
+        if silent.done() and not ended.done():
+            self.counts.hung += 1
+            log.error("%s: process %d hangs; it is ended", self.name, child.pid)
+            child.send(signal.SIGKILL)  # who hangs hears no SIGTERM
+            await ended
+        for other in (woken, silent):
+            other.cancel()
         self._wake.clear()
         if ended.done():
             self._died(child, ended.result())
             return
         ended.cancel()
-        await asyncio.gather(ended, woken, return_exceptions=True)
+        await asyncio.gather(ended, woken, silent, return_exceptions=True)
         if self._replacement is not None and not self._stopping:
             await self._replace_now(self._replacement, retired)
 

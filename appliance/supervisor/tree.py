@@ -31,6 +31,7 @@ from appliance.system import UPSTREAM
 
 ORDERLY_S = 15.0  # daemon and CA: to end after SIGTERM
 REMOVAL_S = 60.0
+SILENCE_MAX_S = 60.0  # of the daemon, which says every few seconds that its loop turns
 OTHER_FILES = 4_096  # of a data plane, beside its streams' and pipes'
 
 log = logging.getLogger("sluice.supervisor")
@@ -79,7 +80,11 @@ def commands(site_file: Path, site: Site, paths: Paths) -> Commands:
         ca=Command(
             (*python, "appliance.ca", "--site", str(site_file), *where), User(users.ca, users.ca)
         ),
-        daemon=Command((*python, "appliance.daemon", "--site", str(site_file), *where), daemon),
+        daemon=Command(
+            (*python, "appliance.daemon", "--site", str(site_file), *where),
+            daemon,
+            silence_max_s=SILENCE_MAX_S,
+        ),
         dataplane=dataplane,
         remove=(*privileges(daemon), *python, "appliance.system", "remove"),
     )

@@ -86,7 +86,7 @@ async def _status(tree: Tree, arguments: Arguments) -> dict[str, Any]:
         "counts": {
             f"{service.name}_{what}": getattr(service.counts, what)
             for service in services
-            for what in ("restarts", "failed_starts", "replacements", "cut_short")
+            for what in ("restarts", "hung", "failed_starts", "replacements", "cut_short")
         }
         | {"ticket_rotations": tree.tickets.rotations, **tree.counters},
         "generation": tree.dataplane.generation,

@@ -141,6 +141,44 @@ def test_the_other_two_are_started_again(box: SiteSpace) -> None:
     assert ask(box, "status")["counts"]["dataplane_restarts"] == 0
 
 
+# `sluice up` with the real daemon, but less patience with its silence.
+IMPATIENT = """
+import sys
+from appliance.supervisor import __main__ as supervisor, tree
+tree.SILENCE_MAX_S = 30.0
+sys.exit(supervisor.main())
+"""
+
+
+def test_a_daemon_that_hangs_is_told_from_a_dead_one_and_started_again(topology: Topology) -> None:
+    space = topology.sites["a"]
+    space.start(program=("-c", IMPATIENT))
+
+    def rescue(*arguments: str) -> subprocess.CompletedProcess[str]:
+        where = ("--run", str(space.paths.run), "--state", str(space.paths.state))
+        return subprocess.run(
+            space.python("-m", "appliance.cli", *where, "rescue", *arguments),
+            capture_output=True, text=True, check=False, timeout=60, env=space.environment(),
+        )  # fmt: skip
+
+    assert json.loads(rescue("status", "-o", "json").stdout)["daemon"] == "answers"
+    hung = pid_of(space, "daemon")
+    os.kill(hung, signal.SIGSTOP)
+    told = json.loads(rescue("status", "-o", "json").stdout)
+    assert (told["daemon"], told["daemon_pid"]) == ("hangs", hung)
+    refused = rescue("rollback", "1")
+    assert refused.returncode == 4
+    assert f"kill -KILL {hung}" in refused.stderr
+    until(lambda: ask(space, "status")["counts"]["daemon_hung"] == 1)
+    until(lambda: "daemon" in serving(space))
+    assert pid_of(space, "daemon") != hung
+    assert json.loads(rescue("status", "-o", "json").stdout)["daemon"] == "answers"
+
+
+def serving(space: SiteSpace) -> set[str]:
+    return {p["name"] for p in ask(space, "status")["processes"] if p["state"] == "serving"}
+
+
 def test_the_end_is_in_order(box: SiteSpace) -> None:
     started = [name for name, what, _ in notes(box) if what == "started"]
     assert sorted(started) == ["ca", "daemon", "dataplane"]

@@ -33,6 +33,15 @@ if took == signal.SIGTERM and "lingers" in sys.argv:
     signal.sigwait({signal.SIGINT})
 open(sys.argv[1], "a").write(f"{os.getpid()}\\n")
 """
+# Says again and again that it is there, until it is stopped.
+BEATS = """
+import os, select
+parts = dict(p.split("=") for p in os.environ["SLUICE_FDS"].split(";"))
+os.write(int(parts["ready"]), b"ready\\n")
+while not select.select([], [], [], 0.05)[0]:
+    os.write(int(parts["ready"]), b".")
+"""
+SILENCE_S = 1.5
 DIES = "raise SystemExit(3)"
 DEADLINE_S = 20.0
 
@@ -75,6 +84,37 @@ async def test_a_process_that_dies_is_started_again_and_counted(tmp_path: Path) 
         assert kept.generation == 2
         assert ended == [1]
     assert ended == [1, 2]
+
+
+async def test_a_process_that_hangs_is_ended_and_started_again() -> None:
+    command = Command((sys.executable, "-c", BEATS), silence_max_s=SILENCE_S)
+    kept = Kept("x", always(command), drain_s=5)
+    async with running(kept):
+        await until(kept.serving.is_set)
+        first = kept.processes()[0]["pid"]
+        assert isinstance(first, int)
+        os.kill(first, signal.SIGSTOP)
+        await until(lambda: kept.counts.restarts == 1 and kept.serving.is_set())
+        assert kept.processes()[0]["pid"] != first
+        assert kept.counts.hung == 1
+
+
+async def test_a_process_that_is_heard_of_is_left_alone(tmp_path: Path) -> None:
+    beating = await Child.start(Command((sys.executable, "-c", BEATS), silence_max_s=SILENCE_S), {})
+    mute = await Child.start(serving(tmp_path / "note"), {})  # of whom nothing is expected
+    try:
+        for child in (beating, mute):
+            await child.ready(DEADLINE_S)
+        silences = [asyncio.ensure_future(child.silence()) for child in (beating, mute)]
+        done, _ = await asyncio.wait(
+            silences, timeout=SILENCE_S * 2, return_when=asyncio.FIRST_COMPLETED
+        )
+        assert not done
+        for silence in silences:
+            silence.cancel()
+    finally:
+        for child in (beating, mute):
+            await child.stop(5)
 
 
 async def test_stop_ends_it_by_sigterm_and_leaves_no_process(tmp_path: Path) -> None:
