@@ -2,8 +2,11 @@
 
 Exit 0 when every test in the guest passed, 1 when one failed or no verdict came in time.
 From the environment: T=engine runs one program, CASE=mesh its cases of that name; T=two_sites is
-apart, for whole sites take longer to start there than all programs to run. The processor is
-emulated, so that the guest is the same everywhere.
+apart, for whole sites take longer to start there than all programs to run; T=cost too, for the
+guest's clock then counts instructions. The processor is emulated, so that the guest is the same
+everywhere.
+
+python -m tests.qemu prepare: gets and builds what the guest needs, and boots nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "qemu"
 TIMEOUT_S = 600  # several times what an idle machine of two cores takes
 QEMU = "qemu-system-x86_64"
+COST = "cost"
+COUNTING = ("-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0")
+SIMPLE = ",erms=off,fsrm=off"  # or each byte of a copy would count as an instruction
 CPU = "max,la57=off,smap=off,smep=off,pku=off,pks=off"  # without what only slows an emulator
 
 
@@ -40,6 +46,7 @@ def cannot() -> str | None:
 
 def _command(guest: kernel.Kernel, archive: Path, adapter: Path) -> list[str]:
     script = Path(__file__).with_name("guest.sh")
+    counts = os.environ.get("T") == COST
     append = (
         "console=ttyS0 quiet panic=-1 mitigations=off "
         f"sluice.script={script} sluice.modules={guest.modules} sluice.adapter={adapter} "
@@ -48,7 +55,8 @@ def _command(guest: kernel.Kernel, archive: Path, adapter: Path) -> list[str]:
     )
     return [
         QEMU,
-        *("-accel", "tcg", "-cpu", CPU, "-smp", "2", "-m", "2G"),
+        *(COUNTING if counts else ("-accel", "tcg", "-smp", "2")),
+        *("-cpu", CPU + (SIMPLE if counts else ""), "-m", "2G"),
         *("-nographic", "-no-reboot", "-nic", "none"),
         *("-kernel", str(guest.image), "-initrd", str(archive), "-append", append),
         "-virtfs",
@@ -96,6 +104,8 @@ def main() -> int:
     make = ["make", "--no-print-directory", "-s", "-C", "native", "guest", "SAN=none"]
     if subprocess.run([*make, f"BUILD={BUILD}/native"], cwd=ROOT, check=False).returncode != 0:
         return 1
+    if sys.argv[1:] == ["prepare"]:
+        return 0
     print(f"booting Debian's kernel {guest.release} ({guest.package})", flush=True)
     began = time.monotonic()
     lines = _boot(_command(guest, archive, adapter))

@@ -64,6 +64,11 @@ static void listen_to_the_wire(void)
     MUST(bind(cable.wire, (struct sockaddr *)&at, sizeof(at)) == 0);
 }
 
+void cable_deafen(void)
+{
+    run("ip link set wire0 down");
+}
+
 void cable_init(void)
 {
     cable.home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);

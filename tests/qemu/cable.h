@@ -16,6 +16,9 @@
 void cable_init(void);
 void cable_fini(void);
 
+/* Nobody listens to the cable any more: hearing costs time. */
+void cable_deafen(void);
+
 /* A TCP connection from a to b, non-blocking. */
 void cable_pair(int family, int ret_fds[2]);
 /* Where the sockets made from here on are: 0 = cable-a, 1 = cable-b, -1 = where we came from. */

@@ -21,6 +21,7 @@ MODULE_PARM_DESC(flip, "each so many-th sealed frame has a bit turned over on th
 static const char count_names[NIC_COUNTS][ETH_GSTRING_LEN] = {
 	[TX_SEALED_FRAMES] = "tx_tls_encrypted_packets",
 	[TX_SEALED_BYTES] = "tx_tls_encrypted_bytes",
+	[TX_SEALING] = "tx_tls_encrypt_cycles",
 	[TX_CONTEXTS] = "tx_tls_ctx",
 	[TX_DROPPED] = "tx_tls_drop_no_sync_data",
 	[TX_LOST] = "tx_lost",
@@ -70,8 +71,10 @@ static netdev_tx_t nic_xmit(struct sk_buff *frame, struct net_device *dev)
 
 	if (data > 0 && tls_is_skb_tx_device_offloaded(frame)) {
 		struct sk_buff *plain = frame;
+		cycles_t began = get_cycles();
 
 		frame = tls_encrypt_skb(plain);	/* consumes it in every case */
+		nic_count(nic, TX_SEALING, get_cycles() - began);
 		if (!frame) {
 			nic_count(nic, TX_DROPPED, 1);
 			return NETDEV_TX_OK;

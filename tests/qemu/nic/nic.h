@@ -11,9 +11,10 @@
 #include <linux/netdevice.h>
 #include <net/tls.h>
 
-/* As Documentation/networking/tls-offload.rst names them; rx_tls_records, …_skipped and tx_lost are ours. */
+/* As Documentation/networking/tls-offload.rst names them; tx_tls_encrypt_cycles (what a card
+ * does by itself), rx_tls_records, …_skipped and tx_lost are ours. */
 enum nic_count {
-	TX_SEALED_FRAMES, TX_SEALED_BYTES, TX_CONTEXTS, TX_DROPPED, TX_LOST,
+	TX_SEALED_FRAMES, TX_SEALED_BYTES, TX_SEALING, TX_CONTEXTS, TX_DROPPED, TX_LOST,
 	RX_OPENED_FRAMES, RX_OPENED_BYTES, RX_OPENED_RECORDS, RX_CONTEXTS, RX_CONTEXTS_DELETED,
 	RX_RESYNCS_ASKED, RX_RESYNCS, RX_SKIPPED, RX_BAD, NIC_COUNTS
 };
