@@ -7,7 +7,8 @@ address carries a zone. What does not fit raises `InvalidInput`, which says what
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from appliance.errors import InvalidInput
 from dataplane.snapshot import Address, Network
@@ -62,8 +63,12 @@ def port(text: str) -> int:
     return int(text)
 
 
-def plain(found: Address) -> Address | None:
-    """What was kept before it had to be spelled so; None for one with a zone."""
-    if isinstance(found, IPv6Address):
-        return None if found.scope_id is not None else found.ipv4_mapped or found
-    return found
+def plain(addresses: Iterable[Address]) -> tuple[Address, ...]:
+    """Of what was kept before there was one spelling: each once, without those with a zone."""
+    found: dict[Address, None] = {}
+    for each in addresses:
+        if isinstance(each, IPv4Address):
+            found[each] = None
+        elif each.scope_id is None:
+            found[each.ipv4_mapped or each] = None
+    return tuple(found)

@@ -216,6 +216,7 @@ class Daemon:
             **self.listeners.refused(),
             "peering_refused": self.peering.refused,
             "peering_words_held_back": self.peering.held_back,
+            "peering_words_refused": self.peering.malformed,
         }
 
     def registry_changed(self, services: frozenset[str] | None) -> None:

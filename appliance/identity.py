@@ -62,7 +62,10 @@ def is_account(text: str) -> bool:
 
 
 def is_trust_domain(text: str) -> bool:
-    return _TRUST_DOMAIN.fullmatch(text) is not None
+    """As SPIFFE has it, and fit for a mesh link's server name."""
+    return _TRUST_DOMAIN.fullmatch(text) is not None and all(
+        part and part[0] != "-" != part[-1] for part in text.split(".")
+    )
 
 
 def parse(text: str) -> SpiffeId:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from appliance.api.conversation import Facts
 from appliance.api.peering import Peering
 from appliance.catalog import Catalog
-from appliance.enroll.admit import check_bundle
+from appliance.enroll.admit import bundle_text, check_bundle
 from appliance.errors import LimitReached, Unavailable
 from appliance.observe.audit import Audit
 from appliance.registry.model import ImportedService
@@ -88,9 +88,9 @@ class PeerBook:
             self._view.changed()
 
     def bundle_heard(self, peer: str, trust_domain: str, pem: str) -> None:
+        pem = bundle_text(check_bundle(pem, trust_domain))
         if any(p.name == peer and p.bundle_pem == pem for p in self._view.now.peers):
             return
-        check_bundle(pem, trust_domain)
         self._peers.set_bundle(peer, pem)
         self._audit.record(peer, "bundle", f"the trust bundle of {trust_domain} changed")
         self._view.changed()

@@ -118,6 +118,7 @@ class NativeSnapshot:
     pointer: CData
     leaves: Mapping[Leaf, CData]
     bundles: Mapping[Bundle, CData]
+    left_out: tuple[str, ...] = ()  # peers' bundles, and why
 
 
 @dataclass(slots=True)
@@ -203,6 +204,7 @@ class _Builder:
         self._leaves: dict[str, int] = {}
         self._services: dict[tuple[str, int], int] = {}
         self._policies: dict[str, int] = {}
+        self._left_out: list[str] = []
 
     def build(self) -> NativeSnapshot:
         value = self._value
@@ -234,7 +236,7 @@ class _Builder:
         detail = ffi.new("char[]", 512)
         result = lib.dp_snapshot_seal(self._snap, detail, len(detail))
         check(result, ffi.string(detail).decode("utf-8", "replace") or "snapshot")
-        return NativeSnapshot(self._snap, leaves, bundles)
+        return NativeSnapshot(self._snap, leaves, bundles, tuple(self._left_out))
 
     def _leaf(self, key: str | None, what: str) -> int:
         if key is None:
@@ -245,8 +247,16 @@ class _Builder:
             raise Rejected(f"{what}: no leaf {key}") from None
 
     def _add_bundles(self) -> dict[Bundle, CData]:
-        bundles = {each: self._certificates.bundle(each) for each in self._value.bundles}
-        for each, pointer in bundles.items():
+        """A peer's that cannot be read leaves that peer without, and nobody else."""
+        bundles = {}
+        for each in self._value.bundles:
+            try:
+                pointer = bundles[each] = self._certificates.bundle(each)
+            except NativeError as error:
+                if each.trust_domain == self._value.trust_domain:
+                    raise
+                self._left_out.append(str(error))
+                continue
             what = f"bundle of {each.trust_domain}"
             check(lib.dp_snapshot_add_bundle(self._snap, pointer), what)
         return bundles

@@ -39,6 +39,7 @@ COUNTERS = (
     "slots_failed",
     "slots_behind_now",  # 1 = what runs is not on disk
     "applies_late",
+    "bundles_left_out",  # peers', that cannot be read
 )
 
 
@@ -188,6 +189,9 @@ class Host:
                 expired = binding.expired_leaves(self._certificates, snapshot.leaves, time.time())
                 snapshot = without_leaves(snapshot, expired)
             native = binding.build(snapshot, self._certificates)
+            for why in native.left_out:
+                self.counters["bundles_left_out"] += 1
+                log.warning("%s: no connection of this peer is good until it is", why)
             return _Built(snapshot.version, native, self._zone_of(snapshot))
         except (ValueError, binding.NativeError) as error:
             raise Refused("publishes_refused_content", str(error)) from error

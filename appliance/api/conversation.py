@@ -26,6 +26,10 @@ SILENCE_MAX_S = 15.0
 SERVICES_MAX = 10_000
 PORTS_MAX = 256
 NAMES_MAX = 64  # identities or subsets of a service
+# What its services come to in a snapshot, for each of its addresses: each port is a service there,
+# with a set of endpoints that names all identities.
+EXPORT_BYTES_MAX = 8 << 20
+PORT_BYTES = 512
 DENIED_MAX = 65_536
 ADDRESSES_MAX = 16
 
@@ -146,7 +150,7 @@ class Conversation:
         if hello.trust_domain != self.trust_domain:
             raise InvalidInput(f"{self.peer} says it is {hello.trust_domain[:80]}")
         if hello.mesh_addresses:
-            self._book.greeted(self.peer, *_listener(hello))
+            self._book.greeted(self.peer, *listener_of(hello))
 
     def _take(self, what: str | None, word: pb.Word) -> None:
         if what == "exports":
@@ -163,7 +167,7 @@ class Conversation:
             self._book.acknowledged(self.peer, min(word.heard.last, self._facts().denied_last))
 
 
-def _listener(hello: pb.Hello) -> tuple[tuple[Address, ...], int]:
+def listener_of(hello: pb.Hello) -> tuple[tuple[Address, ...], int]:
     """Raises LimitReached, InvalidInput."""
     if len(hello.mesh_addresses) > ADDRESSES_MAX:
         raise LimitReached(f"a peer has more than {ADDRESSES_MAX} addresses")
@@ -177,7 +181,11 @@ def services_of(exports: pb.Exports) -> tuple[ImportedService, ...]:
     if len(exports.services) > SERVICES_MAX:
         raise LimitReached(f"a peer exports more than {SERVICES_MAX} services")
     found: dict[str, ImportedService] = {}
+    size = 0
     for each in exports.services:
+        size += len(each.ports) * (PORT_BYTES + sum(map(len, each.identities)))
+        if size > EXPORT_BYTES_MAX:
+            raise LimitReached("a peer exports more ports and identities than a snapshot can hold")
         sound = (
             is_label(each.name)
             and is_label(each.namespace)
@@ -195,7 +203,7 @@ def services_of(exports: pb.Exports) -> tuple[ImportedService, ...]:
             name=each.name,
             namespace=each.namespace,
             ports=tuple(
-                ServicePort(p.number, p.number, p.protocol[:16] or "tcp", p.name[:63])
+                ServicePort(p.number, p.number, _word(p.protocol) or "tcp", _word(p.name))
                 for p in each.ports
             ),
             identities=tuple(each.identities),
@@ -204,6 +212,11 @@ def services_of(exports: pb.Exports) -> tuple[ImportedService, ...]:
         )
         found[service.key] = service
     return tuple(found[key] for key in sorted(found))
+
+
+def _word(text: str) -> str:
+    """A protocol's or port's name, for people to read; else none."""
+    return text if is_label(text) else ""
 
 
 def denied_of(
@@ -218,7 +231,10 @@ def denied_of(
             raise InvalidInput("a peer denies neither a serial nor an identity")
         if each.serial and not is_serial(each.serial):
             raise InvalidInput("a peer denies a malformed serial")
-        if each.spiffe_id and parse(each.spiffe_id).trust_domain != trust_domain:
+        identity = parse(each.spiffe_id) if each.spiffe_id else None
+        if identity is not None and not identity.path:
+            raise InvalidInput("a peer denies its whole trust domain")
+        if identity is not None and identity.trust_domain != trust_domain:
             raise InvalidInput(f"a peer of {trust_domain} denies another's {each.spiffe_id[:80]}")
         found.append((each.serial or None, each.spiffe_id or None))
     return tuple(found)

@@ -23,7 +23,7 @@ from appliance.api._gen import peering_pb2 as pb
 from appliance.api._gen import peering_pb2_grpc
 from appliance.api.auth import Revoked, remote_appliance
 from appliance.api.conversation import SILENCE_MAX_S, Book, Conversation, Facts
-from appliance.errors import ApplianceError, Denied
+from appliance.errors import ApplianceError, Denied, InvalidInput, LimitReached
 from appliance.rate import Bucket, Rate
 from appliance.registry.model import Peer
 from appliance.tasks import Tasks
@@ -76,7 +76,7 @@ class Peering(peering_pb2_grpc.PeeringServicer):
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks()
         self._server: grpc.aio.Server | None = None
-        self.refused = self.held_back = 0
+        self.refused = self.held_back = self.malformed = 0
 
     # -- the daemon's side -----------------------------------------------------------------------
 
@@ -257,6 +257,7 @@ class Peering(peering_pb2_grpc.PeeringServicer):
         except grpc.aio.AioRpcError as error:
             self._lost(conversation.peer, error.details() or error.code().name)
         except ApplianceError as error:
+            self.malformed += isinstance(error, InvalidInput | LimitReached)
             self._lost(conversation.peer, str(error))
         finally:
             speaking.cancel()

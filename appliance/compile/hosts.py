@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from appliance.address import plain
 from appliance.config import own
 from appliance.config.model import Document, Model
 from appliance.errors import InvalidInput
@@ -91,13 +92,13 @@ def sources(
                 taken.add(spiffe_id)
                 found.append(snapshot.Host(host.name, grade, leaf, agent_id=spiffe_id))
             continue
-        for address in host.addresses:
+        for address in plain(host.addresses):
             if address not in taken:
                 taken.add(address)
                 found.append(snapshot.Host(host.name, grade, leaf, address=address))
     for host in ordered:
         if host.state is HostState.REVOKED:
-            for address in host.addresses:
+            for address in plain(host.addresses):
                 if address not in taken:
                     taken.add(address)
                     found.append(snapshot.Host(host.name, Grade.NONE, None, address=address))

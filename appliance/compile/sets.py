@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from appliance.address import plain
 from appliance.compile import traffic
 from appliance.compile.hosts import host_id
 from appliance.compile.services import ServiceView, selects
@@ -22,6 +23,7 @@ from dataplane.snapshot import Endpoint, EndpointKind, EndpointSet
 
 EXPECTED_MAX = 64  # native/include/dp.h DP_EXPECTED_MAX
 _PRIORITY_MAX = 255
+_PEER_ADDRESSES_MAX = 4  # that are tried; each takes room in every set with the peer in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +120,14 @@ class Sets:
         self, view: ServiceView, port: ServicePort, endpoint: registry_model.Endpoint
     ) -> Endpoint | None:
         target = endpoint.ports.get(port.number, port.target)
+        reached = plain((endpoint.address,))
+        if not reached:
+            return None
+        (address,) = reached
         host = self.hosts.get(endpoint.host)
         if host is None or host.kind is HostKind.AGENTLESS:
             return Endpoint(
-                endpoint.host, EndpointKind.PLAIN, endpoint.address, target,
+                endpoint.host, EndpointKind.PLAIN, address, target,
                 weight=endpoint.weight, healthy=endpoint.healthy,
             )  # fmt: skip
         expected = host_id(host, self.trust_domain)
@@ -131,7 +137,7 @@ class Sets:
         return Endpoint(
             endpoint.host,
             EndpointKind.AGENT,
-            endpoint.address,
+            address,
             host.agent_port,
             weight=endpoint.weight,
             healthy=endpoint.healthy,
@@ -150,7 +156,7 @@ class Sets:
             name = server_name(view, port, None, peer.trust_domain)
             if not expected or name is None:
                 continue
-            for order, address in enumerate(peer.mesh_addresses):
+            for order, address in enumerate(plain(peer.mesh_addresses)[:_PEER_ADDRESSES_MAX]):
                 yield Endpoint(
                     peer.name,
                     EndpointKind.MESH,

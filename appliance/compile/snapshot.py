@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from appliance.address import plain
 from appliance.compile import traffic
 from appliance.compile.authn import Authentication, Demand
 from appliance.compile.authz import Authorization
@@ -103,6 +104,7 @@ def leaf_needs(mesh: Mesh) -> tuple[LeafNeed, ...]:
 def compile(mesh: Mesh, leaves: Mapping[str, Leaf], version: int) -> Snapshot:
     """Raises LimitReached when a set has no id; see `allocations`."""
     site, registry = mesh.site, mesh.registry
+    own = (*site.spec.hosts.addresses, *site.spec.mesh.addresses)
     build = _Build(mesh, leaves)
     for view in mesh.views.values():
         build.add(view)
@@ -114,7 +116,7 @@ def compile(mesh: Mesh, leaves: Mapping[str, Leaf], version: int) -> Snapshot:
         version=version,
         trust_domain=site.trust_domain,
         zones=site.zones,
-        own_addresses=tuple(dict.fromkeys((*site.spec.hosts.addresses, *site.spec.mesh.addresses))),
+        own_addresses=plain(own),
         appliance_leaf=appliance if appliance in build.leaves else None,
         bundles=tuple(_bundles(registry, site)),
         leaves=tuple(build.leaves[key] for key in sorted(build.leaves) if key in used),
@@ -260,13 +262,18 @@ def _bundles(registry: Registry, site: Site) -> Iterator[Bundle]:
 
 
 def _denied(registry: Registry) -> Iterator[Denied]:
+    """A serial is a number: however many zeros stand before it."""
     for trust_domain, serial in registry.denied_serials:
-        yield Denied(trust_domain, serial=serial)
+        number = int(serial, 16)
+        digits = number.to_bytes(max(1, (number.bit_length() + 7) // 8)).hex()
+        yield Denied(trust_domain, serial=digits)
     for spiffe_id in registry.denied_ids:
         try:
-            yield Denied(parse(spiffe_id).trust_domain, spiffe_id=spiffe_id)
+            found = parse(spiffe_id)
         except InvalidInput:  # nobody can have it
             continue
+        if found.path:  # a trust domain's own ID is no leaf's
+            yield Denied(found.trust_domain, spiffe_id=spiffe_id)
 
 
 def _address_order(address: Address) -> tuple[int, int]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from appliance.address import machine
 from appliance.enroll import code
 from appliance.enroll.messages import AgentConfig, Offer
 from appliance.errors import Conflict, Denied, InvalidInput
@@ -195,11 +196,11 @@ def check_offer(offer: Offer, own: Site, peers: dict[str, str], name: str) -> Pe
         raise Conflict(f"both sites have the trust domain {offer.trust_domain}: they must differ")
     if peers.get(offer.trust_domain, name) != name:
         raise Conflict(f"{offer.trust_domain} is a peer already: {peers[offer.trust_domain]}")
-    check_bundle(offer.bundle_pem, offer.trust_domain)
+    bundle = check_bundle(offer.bundle_pem, offer.trust_domain)
     return PeerOffer(
         trust_domain=offer.trust_domain,
         appliance_id=offer.appliance_id,
-        bundle_pem=offer.bundle_pem,
+        bundle_pem=bundle_text(bundle),
         mesh_addresses=reachable(offer.mesh_addresses),
         mesh_port=offer.mesh_port,
         peering_address=reachable([offer.peering_address])[0],
@@ -218,6 +219,8 @@ def check_bundle(bundle_pem: str, trust_domain: str) -> tuple[x509.Certificate, 
             uris = names.get_values_for_type(x509.UniformResourceIdentifier)
             if not constraints.ca or uris != [f"spiffe://{trust_domain}"]:
                 raise ValueError("it has a certificate that is not a CA's of this trust domain")
+            if not _may_sign(certificate):
+                raise ValueError("it has a certificate that may not sign others")
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
         raise InvalidInput(f"the trust bundle of {trust_domain} is not good: {error}") from error
     if len(certificates) > BUNDLE_CERTIFICATES_MAX:
@@ -225,12 +228,21 @@ def check_bundle(bundle_pem: str, trust_domain: str) -> tuple[x509.Certificate, 
     return tuple(certificates)
 
 
-def reachable(texts: Iterable[str]) -> tuple[Address, ...]:
-    """Addresses that a peer gives for itself. Raises InvalidInput."""
+def bundle_text(certificates: Iterable[x509.Certificate]) -> str:
+    """In our own spelling: what is in a peer's text beside them is nobody's concern."""
+    return "".join(each.public_bytes(Encoding.PEM).decode("ascii") for each in certificates)
+
+
+def _may_sign(certificate: x509.Certificate) -> bool:
     try:
-        addresses = tuple(ip_address(text) for text in texts)
-    except ValueError as error:
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound:
+        return True
+
+
+def reachable(texts: Iterable[str]) -> tuple[Address, ...]:
+    """Addresses that a peer gives for itself, each once. Raises InvalidInput."""
+    try:
+        return tuple(dict.fromkeys(machine(text) for text in texts))
+    except InvalidInput as error:
         raise InvalidInput(f"the peer's address is not good: {error}") from error
-    if any(a.is_unspecified or a.is_multicast or a.is_loopback for a in addresses):
-        raise InvalidInput("the peer's address is not one that can be reached")
-    return addresses

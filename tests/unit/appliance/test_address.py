@@ -63,5 +63,10 @@ def test_bad_ports(text: str) -> None:
         address.port(text)
 
 
+def test_what_was_kept_gets_one_spelling() -> None:
+    kept = ["198.18.0.1", "::ffff:198.18.0.1", "fe80::1%eth0", "fd53::1"]
+    assert address.plain(map(ip_address, kept)) == (ip_address("198.18.0.1"), ip_address("fd53::1"))
+
+
 def test_ports() -> None:
     assert [address.port(text) for text in ("1", "80", "65535")] == [1, 80, 65535]

@@ -177,7 +177,17 @@ async def test_a_peer_says_where_it_is_now() -> None:
 
 @pytest.mark.parametrize(
     ("addresses", "port"),
-    [(["127.0.0.1"], 1), (["198.18.0.1"], 0), (["nowhere"], 1), (["198.18.0.1"] * 17, 1)],
+    [
+        (["127.0.0.1"], 1),
+        (["198.18.0.1"], 0),
+        (["nowhere"], 1),
+        (["198.18.0.1"] * 17, 1),
+        (["198.18.255.2", "::ffff:198.18.255.2"], 1),
+        (["::ffff:127.0.0.1"], 1),
+        (["::ffff:0.0.0.0"], 1),
+        (["fe80::1%eth0"], 1),
+        (["169.254.169.254"], 1),
+    ],
 )
 async def test_a_peer_is_nowhere_that_cannot_be(addresses: list[str], port: int) -> None:
     hello = pb.Hello(version=1, trust_domain="b.example", mesh_addresses=addresses, mesh_port=port)
@@ -187,6 +197,43 @@ async def test_a_peer_is_nowhere_that_cannot_be(addresses: list[str], port: int)
             _said([pb.Word(hello=hello)])
         )
     assert heard.moved == {}
+
+
+async def test_what_no_peer_may_say_is_counted_and_not_kept() -> None:
+    async with sites() as (a, b):
+        b.facts = replace(b.facts, mesh_addresses=("::ffff:198.18.255.9",), mesh_port=15_999)
+        meet(a, b)
+        await eventually(lambda: a.peering.malformed > 0)
+        assert a.book.moved == {}
+        assert "write 198.18.255.9" in a.peering.detail("b")
+
+
+def test_an_export_fits_into_a_snapshot() -> None:
+    """However its ports and identities multiply."""
+    ports = [pb.Port(number=number) for number in range(1, 257)]
+    names = [f"spiffe://b.example/ns/default/sa/{'a' * 200}" for _ in range(64)]
+    large = pb.Service(name="a", namespace="b", ports=ports, identities=names)
+    services_of(pb.Exports(services=[large]))
+    with pytest.raises(LimitReached, match="than a snapshot can hold"):
+        services_of(pb.Exports(services=[large] * 3))
+    many = [
+        pb.Service(
+            name=f"s{number}", namespace="b", ports=ports[:1], identities=[WEB.identities[0]]
+        )
+        for number in range(conversation.SERVICES_MAX)
+    ]
+    assert len(services_of(pb.Exports(services=many))) == conversation.SERVICES_MAX
+
+
+def test_a_ports_name_and_protocol_are_words() -> None:
+    port = pb.Port(number=1, protocol="\x1b[2J", name="x\ny")
+    (said,) = services_of(pb.Exports(services=[pb.Service(name="a", namespace="b", ports=[port])]))
+    assert said.ports == (ServicePort(1, 1, "tcp", ""),)
+
+
+def test_nobody_denies_a_whole_trust_domain() -> None:
+    with pytest.raises(InvalidInput, match="whole trust domain"):
+        denied_of(pb.Revocations(denied=[pb.Denied(spiffe_id="spiffe://b.example")]), "b.example")
 
 
 async def test_who_says_too_much_is_heard_slowly(monkeypatch: pytest.MonkeyPatch) -> None:

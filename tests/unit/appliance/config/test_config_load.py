@@ -128,7 +128,7 @@ def test_outlier_detection_by_its_old_name() -> None:
         ),
         (
             POLICY + "spec: {rules: [{when: [{key: source.ip, values: ['::ffff:10.0.0.1']}]}]}",
-            "a.yaml:4: spec.rules[0].when[0]: '::ffff:10.0.0.1': IPv4 written as IPv6: write 10.0.0",
+            "a.yaml:4: spec.rules[0].when[0]: '::ffff:10.0.0.1': IPv4 written as IPv6: write 10.",
         ),
         (
             POLICY + "spec: {rules: [{from: [{source: {ipBlocks: ['::ffff:10.0.0.0/120']}}]}]}",

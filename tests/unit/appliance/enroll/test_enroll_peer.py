@@ -144,6 +144,8 @@ async def test_offers_that_cannot_be(sites: tuple[Site1, Site1]) -> None:
         {"mesh_addresses": ["localhost"]},
         {"mesh_addresses": ["127.0.0.1"]},
         {"peering_address": "0.0.0.0"},
+        {"peering_address": "::ffff:198.18.0.1"},
+        {"mesh_addresses": ["fe80::1%eth0"]},
     ):
         with pytest.raises(InvalidInput):
             check(good.model_copy(update=change))
