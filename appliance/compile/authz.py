@@ -94,6 +94,32 @@ def names_sites(rule: istio.Rule, source: istio.Source | None = None) -> bool:
     return bool(sources) and all(each.principals or each.trust_domains for each in sources)
 
 
+def wildcard_problem(field: Field, text: str, domains: Sequence[str]) -> str | None:
+    """Why a pattern of names would miss our own: its trust domain is matched as text, so that a
+    star in it fits one spelling of ours and no other. None = it is good."""
+    if field not in (Field.PRINCIPAL, Field.TRUST_DOMAIN) or text == "*":
+        return None
+    domain, slash, path = text.partition("/")
+    spelled = (*domains, CLUSTER_LOCAL)
+    if field is Field.PRINCIPAL and not slash:
+        if domain.startswith("*"):  # the end of the path
+            return None
+        if domain.endswith("*"):
+            ours = any(each.startswith(domain[:-1]) for each in spelled)
+        else:
+            ours = domain in spelled  # no workload has no path
+        path = "*"
+    else:
+        head, star, tail = domain.partition("*")
+        ours = bool(star and head + tail) and any(
+            each.startswith(head) and each.endswith(tail) for each in spelled
+        )
+    if not ours:
+        return None
+    good = CLUSTER_LOCAL if field is Field.TRUST_DOMAIN else f"{CLUSTER_LOCAL}/{path}"
+    return f"{text[:80]!r} would not match every name of this site: write {good}"
+
+
 class _HttpOnly(Exception):
     """A field that TCP does not have, in a rule that allows."""
 

@@ -31,6 +31,7 @@ def _authorization(context: Context) -> Iterator[Note]:
             yield doc.note(Level.APPROXIMATED, ("spec",), text)
         for number, rule in enumerate(doc.spec.rules):
             yield from _rule(doc, rule, ("spec", "rules", number), held)
+            yield from _wildcards(context, doc, rule, ("spec", "rules", number))
             yield from _remote(doc, rule, ("spec", "rules", number))
             if context.registry.peers:
                 yield from _names(doc, rule, ("spec", "rules", number))
@@ -90,6 +91,30 @@ def _rule(
             for name, texts in both:
                 for number, text in enumerate(texts or ()):
                     yield from _port(doc, (*where, name, number), int(text), held)
+
+
+def _wildcards(
+    context: Context, doc: authz.AuthorizationPolicy, rule: istio.Rule, path: Path
+) -> Iterator[Note]:
+    """Names of our own that a rule would miss in silence."""
+    domains = (context.site.trust_domain, *context.site.spec.trust_domain_aliases)
+    for field, where, texts in _names_of(rule, path):
+        for number, text in enumerate(texts or ()):
+            if (problem := authz.wildcard_problem(field, text, domains)) is not None:
+                yield doc.note(Level.REFUSED, (*where, number), problem)
+
+
+def _names_of(rule: istio.Rule, path: Path) -> Iterator[tuple[Field, Path, Sequence[str] | None]]:
+    for at, entry in enumerate(rule.sources or ()):
+        source, where = entry.source, (*path, "from", at, "source")
+        yield Field.PRINCIPAL, (*where, "principals"), source.principals
+        yield Field.PRINCIPAL, (*where, "notPrincipals"), source.not_principals
+        yield Field.TRUST_DOMAIN, (*where, "trustDomains"), source.trust_domains
+        yield Field.TRUST_DOMAIN, (*where, "notTrustDomains"), source.not_trust_domains
+    for at, condition in enumerate(rule.when or ()):
+        if FIELDS.get(condition.key) is Field.PRINCIPAL:
+            yield Field.PRINCIPAL, (*path, "when", at, "values"), condition.values
+            yield Field.PRINCIPAL, (*path, "when", at, "notValues"), condition.not_values
 
 
 def _remote(doc: authz.AuthorizationPolicy, rule: istio.Rule, path: Path) -> Iterator[Note]:

@@ -235,6 +235,34 @@ def test_whose_names_are_meant_is_said_once_there_are_peers(spec: str, where: li
 
 
 @pytest.mark.parametrize(
+    ("field", "text", "good"),
+    [
+        ("principals", "cluster.local*", "cluster.local/*"),
+        ("notPrincipals", "clus*", "cluster.local/*"),
+        ("principals", "a.example*", "cluster.local/*"),
+        ("principals", "old.example", "cluster.local/*"),
+        ("principals", "*cluster.local/ns/x/sa/y", "cluster.local/ns/x/sa/y"),
+        ("trustDomains", "cluster.*", "cluster.local"),
+        ("notTrustDomains", "*.example", "cluster.local"),
+        *(("principals", text, None) for text in
+          ("*", "cluster.local/*", "*/sa/web", "*web", "b.example*", "b.example/ns/x/*")),
+        *(("trustDomains", text, None) for text in ("*", "cluster.local", "b.*")),
+    ],
+)  # fmt: skip
+def test_a_wildcard_misses_no_spelling_of_our_own(field: str, text: str, good: str | None) -> None:
+    for action in ("ALLOW", "DENY"):
+        rule = f"{{action: {action}, rules: [{{from: [{{source: {{{field}: ['{text}']}}}}]}}]}}"
+        expected = [
+            f"refused: 0.yaml:4: spec.rules[0].from[0].source.{field}[0]: '{text}' would not match "
+            f"every name of this site: write {good}"
+        ]
+        assert told(policy(rule)) == (expected if good else [])
+    if field == "principals" and good:
+        rule = f"{{rules: [{{when: [{{key: source.principal, values: ['{text}']}}]}}]}}"
+        assert "when[0].values[0]" in told(policy(rule))[0]
+
+
+@pytest.mark.parametrize(
     ("spec", "where"),
     [
         ("{rules: [{from: [{source: {remoteIpBlocks: [1.2.3.4]}}]}]}",
