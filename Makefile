@@ -85,8 +85,10 @@ $(STAMPS)/bench: firmware-config/debian/bench.packages perf/requirements.txt $(S
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r perf/requirements.txt
 	@touch $@
 
-bench: setup $(STAMPS)/bench
+# The guest's kernel is fetched before, for the bench's own namespace reaches no network.
+bench: setup $(STAMPS)/bench $(STAMPS)/qemu
 	@$(MAKE) --no-print-directory -C perf
+	@$(if $(filter-out offload,$(S)),,$(BIN)/python -m tests.qemu prepare)
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m perf.run $(S) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 fix: setup

@@ -32,6 +32,8 @@ COLUMNS = {
     "p99_growth": ("p99 beside / alone", 2),
     "alone_p99_us": ("p99 alone µs", 0),
     "beside_p99_us": ("p99 beside µs", 0),
+    "minsn_mib": ("M instructions/MiB", 2),
+    "card_minsn_mib": ("and in a card's place", 2),
     "ms": ("ms", 1),
     "load_ms": ("load", 1),
     "compile_ms": ("compile", 1),

@@ -36,6 +36,7 @@ from perf.scenarios import (
     idle,
     l4_mtls,
     l4_plain,
+    offload,
     policies,
     publishes,
     restarts,
@@ -54,6 +55,7 @@ SCENARIOS: dict[str, Callable[[Bench], AsyncIterator[Result]]] = {
     "apply": apply.run,
     "apply-site": apply_site.run,
     "restarts": restarts.run,
+    "offload": offload.run,
 }
 ALL = "all"
 
