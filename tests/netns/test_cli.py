@@ -103,8 +103,8 @@ def test_the_admin_group_may_change(mesh: Mesh) -> None:
     ("code", "arguments", "says"),
     [
         (2, ("host", "add", "BAD NAME", "--address", "198.18.0.97"), "service account 'BAD NAME'"),
-        (2, ("host", "add", "x", "--address", "nonsense"), "is no IP address"),
-        (2, ("host", "add", "x", "--address", "224.0.0.1"), "cannot be a host's address"),
+        (2, ("host", "add", "x", "--address", "nonsense"), "is no address: write"),
+        (2, ("host", "add", "x", "--address", "224.0.0.1"), "is no machine's address"),
         (2, ("host", "add", "x", "--mac", "02:53:00:00:00:98"), "--address"),
         (2, ("host", "add", "x", "--address", "198.18.0.97", "--mac", "zz"), "is no MAC address"),
         (2, ("host", "add", "x", "--address", "198.18.0.97", "--service", "a:b:c"), ""),
