@@ -124,14 +124,14 @@ enum dp_fallback {
     DP_FALLBACK_NO_DEVICE = 10,    /* NIC: in the kernel, but its device does not encrypt */
     DP_FALLBACK_KEY_UPDATE = 11,   /* the peer's wish for a new key was not served yet */
     DP_FALLBACK_SMALL = 12,        /* the stream ended below bytes_min */
-    DP_FALLBACK_DEARER = 13,       /* auto: our own records are cheaper on this machine */
+    DP_FALLBACK_DEARER = 13,       /* auto: our own records are cheaper */
     DP_FALLBACK_BUSY = 14,         /* never at rest between two records, both ways, to be moved */
     DP_FALLBACK_COUNT = 15
 };
 
 /* What the operator would have for the records of TLS legs. */
 enum dp_prefer {
-    DP_PREFER_AUTO = 0,    /* our own; a bulky stream goes to the kernel where that is cheaper */
+    DP_PREFER_AUTO = 0,    /* what is measured cheapest without a NIC: our own */
     DP_PREFER_USER = 1,
     DP_PREFER_OPENSSL = 2, /* all by OpenSSL, for auditors */
     DP_PREFER_KTLS = 3,    /* in the kernel, in software */
@@ -250,9 +250,8 @@ typedef struct {
     uint8_t ciphers;             /* bits: 1 AES-128-GCM, 2 AES-256-GCM, 4 ChaCha20; 0 = all. Of TLS
                                   * 1.3's suites and, but for the last, of TLS 1.2's */
     uint8_t pad[5];
-    uint64_t bytes_min;          /* AUTO, KTLS, NIC: a stream begins with our own records and is
-                                  * moved once it has carried so many, both ways together;
-                                  * 0 = moved at once (AUTO: as RELAY_SPLICE_AFTER has it) */
+    uint64_t bytes_min;          /* KTLS, NIC: a stream begins with our own records and is moved once
+                                  * it has carried so many, both ways together; 0 = at once */
 } dp_offload;
 
 typedef struct {

@@ -9,7 +9,7 @@ from appliance.config.notes import Level, Note
 from appliance.config.offload import NAME, TLS12, OffloadProfile
 from appliance.config.verify.context import Context, twice
 
-_MOVES = ("auto", "ktls", "nic")
+_MOVES = ("ktls", "nic")
 
 
 def notes(context: Context) -> Iterator[Note]:

@@ -61,6 +61,7 @@ def test_what_is_malformed_does_not_load(spec: str, says: str) -> None:
     [
         ("{prefer: nic}", "0.yaml:5: spec.prefer: no NIC seals TLS 1.3"),
         ("{prefer: nic, tls: {minVersion: 1.3}}", "0.yaml:5: spec.tls.minVersion: no NIC seals"),
+        ("{prefer: auto, minimumBytes: 9}", "0.yaml:5: spec.minimumBytes: with prefer: auto no"),
         ("{prefer: user, minimumBytes: 0}", "0.yaml:5: spec.minimumBytes: with prefer: user no"),
         ("{prefer: openssl, minimumBytes: 9}", "0.yaml:5: spec.minimumBytes: with prefer: openssl"),
         ("{ciphers: [AES_128_GCM, AES_128_GCM]}", "0.yaml:5: spec.ciphers[1]: AES_128_GCM is ther"),
