@@ -23,6 +23,7 @@ from perf.process import BenchError
 ORIGIN = 9000
 FIRST_PORT = 10_000
 OURS = "sluice"
+ROUNDS_TIMES_MAX = 3  # as many rounds as were asked for, for so many quiet ones
 SLOW_ROUNDS_MAX = 5  # of what starts everything anew in each, and hardly varies
 Trial = Callable[[Contestant], Awaitable[dict[str, float]]]
 
@@ -47,21 +48,29 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Null:
+    """Who does nothing, and which metric of it tells whether a round was quiet."""
+
+    name: str
+    metric: str = "cpu_us"
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What one JSON line holds beside the facts of the run."""
 
     load: str  # part of the scenario, e.g. "bulk"
     profile: str
     rounds: dict[str, list[dict[str, float]]]  # by contestant
-    null: str = ""  # whose spread decides whether the run counts; "" = nobody's
-    null_metric: str = "cpu_us"
+    null: Null | None = None  # whose spread decides whether the run counts
+    made: int | None = None  # rounds, quiet or not; None = all of them are kept
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def null_spread(self) -> float | None:
-        if self.null not in self.rounds:
+        if self.null is None or self.null.name not in self.rounds:
             return None
-        return ratio.spread([each[self.null_metric] for each in self.rounds[self.null]])
+        return ratio.spread([each[self.null.metric] for each in self.rounds[self.null.name]])
 
     def check(self) -> None:
         """Raises BenchError when the machine was too restless for the run to say anything."""
@@ -77,7 +86,8 @@ class Result:
         return {
             "load": self.load,
             "profile": self.profile,
-            "rounds": len(next(iter(self.rounds.values()), [])),
+            "rounds": (kept := len(next(iter(self.rounds.values()), []))),
+            "rounds_made": kept if self.made is None else self.made,
             "null_spread": self.null_spread,
             "medians": {
                 name: {metric: round(value, 4) for metric, value in ratio.medians(each).items()}
@@ -145,19 +155,37 @@ class Bench:
             yield running
 
     async def interleave(
-        self, contestants: Sequence[Contestant], trial: Trial
-    ) -> dict[str, list[dict[str, float]]]:
-        """Rounds of one trial each, in a new random order each round; one more round before, which
-        does not count, so that everybody has run once."""
-        found: dict[str, list[dict[str, float]]] = {each.name: [] for each in contestants}
-        for number in range(self.options.rounds + 1):
-            order = list(contestants)
-            self._random.shuffle(order)
-            for each in order:
-                metrics = await trial(each)
-                if number > 0:
-                    found[each.name].append(metrics)
-            self.say(f"  round {number} of {self.options.rounds}")
-        if not found:
+        self,
+        load: str,
+        profile: Profile,
+        contestants: Sequence[Contestant],
+        trial: Trial,
+        null: Null,
+    ) -> Result:
+        """Rounds of one trial each, in a new random order each round, until so many as were asked
+        for were quiet; one more round before, which does not count, so that everybody has run
+        once. When there are not enough quiet ones in ROUNDS_TIMES_MAX times as many, all are kept,
+        and `Result.check` judges them."""
+        if not contestants:
             raise BenchError("nobody competes: see --only")
-        return found
+        wanted = self.options.rounds
+        found: dict[str, list[dict[str, float]]] = {each.name: [] for each in contestants}
+        await self._round(contestants, trial)
+        for made in range(1, wanted * ROUNDS_TIMES_MAX + 1):
+            for name, metrics in (await self._round(contestants, trial)).items():
+                found[name].append(metrics)
+            quiet = list(range(made))
+            if null.name in found:
+                quiet = ratio.quiet([each[null.metric] for each in found[null.name]])
+            self.say(f"  round {made}: {len(quiet)} quiet of {wanted}")
+            if len(quiet) >= wanted:
+                kept = {name: [rounds[at] for at in quiet] for name, rounds in found.items()}
+                return Result(load, profile, kept, null, made)
+        return Result(load, profile, found, null)
+
+    async def _round(
+        self, contestants: Sequence[Contestant], trial: Trial
+    ) -> dict[str, dict[str, float]]:
+        order = list(contestants)
+        self._random.shuffle(order)
+        return {each.name: await trial(each) for each in order}

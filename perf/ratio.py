@@ -3,7 +3,7 @@
 A shared machine's speed drifts, so absolute figures of different minutes cannot be compared.
 Within one round all contestants run within seconds of each other: a claim is the median of the
 rounds' ratios, with a bootstrap interval, and none is made when even the relay that does nothing
-varied too much.
+varied too much. Rounds are chosen by that relay alone, never by what is compared.
 """
 
 from __future__ import annotations
@@ -46,11 +46,28 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 1) -> Rati
 def spread(values: Sequence[float]) -> float:
     """From the tenth to the ninetieth percentile, as a part of the median; with fewer than ten
     values, from the smallest to the largest."""
-    low, high = min(values), max(values)
-    if len(values) >= 10:
-        deciles = quantiles(values, n=10, method="inclusive")
-        low, high = deciles[0], deciles[-1]
-    return (high - low) / median(values)
+    if len(values) < 10:
+        return range_of(values)
+    deciles = quantiles(values, n=10, method="inclusive")
+    return (deciles[-1] - deciles[0]) / median(values)
+
+
+def range_of(values: Sequence[float]) -> float:
+    """From the smallest to the largest, as a part of the median."""
+    return (max(values) - min(values)) / median(values)
+
+
+def quiet(values: Sequence[float]) -> list[int]:
+    """Which of the rounds of the null relay: the most that lie within SPREAD_MAX of each other."""
+    order = sorted(range(len(values)), key=lambda at: values[at])
+    best: list[int] = []
+    begin = 0
+    for end in range(len(order)):
+        while range_of([values[at] for at in order[begin : end + 1]]) > SPREAD_MAX:
+            begin += 1
+        if end + 1 - begin > len(best):
+            best = order[begin : end + 1]
+    return sorted(best)
 
 
 def medians(rounds: Rounds) -> dict[str, float]:

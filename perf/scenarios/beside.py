@@ -7,9 +7,10 @@ of the two latencies is each contestant's own.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from perf import load_generator as load
-from perf.bench import ORIGIN, Bench, Result
+from perf.bench import ORIGIN, Bench, Null, Result
 from perf.peers.contestant import Contestant, Profile, Wiring
 from perf.scenarios.l4_plain import PEERS
 
@@ -32,11 +33,6 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
     for wiring in filter(bench.measures, Wiring):
         peers = {name: start for name, start in PEERS.items() if name != "haproxy-splice"}
         async with bench.contestants(peers, wiring, Profile.MESH) as running:
-            yield Result(
-                wiring,
-                Profile.MESH,
-                await bench.interleave(running, both),
-                null="null-copy",
-                null_metric="alone_cpu_us",
-                notes={"rate": RATE},
-            )
+            null = Null("null-copy", "alone_cpu_us")
+            result = await bench.interleave(wiring, Profile.MESH, running, both, null)
+            yield replace(result, notes={"rate": RATE})

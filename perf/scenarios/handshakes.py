@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from perf import load_generator as load
-from perf.bench import ORIGIN, Bench, Result
+from perf.bench import ORIGIN, Bench, Null, Result
 from perf.peers.contestant import Contestant, Wiring
 from perf.scenarios.l4_mtls import PEERS
 
@@ -17,5 +17,4 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
     for profile in bench.options.profiles:
         for name, resume in (("full", False), ("resumed", True)):
             async with bench.contestants(PEERS, Wiring.PAIR, profile, resume=resume) as running:
-                rounds = await bench.interleave(running, fresh)
-            yield Result(name, profile, rounds, null="null-copy")
+                yield await bench.interleave(name, profile, running, fresh, Null("null-copy"))

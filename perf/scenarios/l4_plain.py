@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from perf import load_generator as load
-from perf.bench import ORIGIN, Bench, Result
+from perf.bench import ORIGIN, Bench, Null, Result
 from perf.peers import envoy, haproxy, nginx, null, sluice
 from perf.peers.contestant import Contestant, Profile, Start, Wiring
 
@@ -18,7 +19,7 @@ PEERS: dict[str, Start] = {
     "nginx": nginx.start,
     "envoy": envoy.start,
 }
-NULL_BULK, NULL_SMALL = "null-splice", "null-copy"
+NULL_BULK, NULL_SMALL = Null("null-splice", "cpu_s_gib"), Null("null-copy")
 LOAD_PART = 0.4  # of the slowest contestant's rate, for latency by the clock
 
 
@@ -40,15 +41,14 @@ async def _bulk(bench: Bench, profile: Profile, running: Sequence[Contestant]) -
     async def trial(contestant: Contestant) -> dict[str, float]:
         return await load.bulk(contestant, ORIGIN, bench.options.seconds)
 
-    rounds = await bench.interleave(running, trial)
-    return Result("bulk", profile, rounds, null=NULL_BULK, null_metric="cpu_s_gib")
+    return await bench.interleave("bulk", profile, running, trial, NULL_BULK)
 
 
 async def _small(bench: Bench, profile: Profile, running: Sequence[Contestant]) -> Result:
     async def trial(contestant: Contestant) -> dict[str, float]:
         return await load.requests(contestant, ORIGIN, bench.options.seconds)
 
-    return Result("small", profile, await bench.interleave(running, trial), null=NULL_SMALL)
+    return await bench.interleave("small", profile, running, trial, NULL_SMALL)
 
 
 async def _latency(bench: Bench, profile: Profile, running: Sequence[Contestant]) -> Result:
@@ -60,5 +60,5 @@ async def _latency(bench: Bench, profile: Profile, running: Sequence[Contestant]
     async def trial(contestant: Contestant) -> dict[str, float]:
         return await load.requests(contestant, ORIGIN, seconds, rate=rate)
 
-    rounds = await bench.interleave(running, trial)
-    return Result("latency", profile, rounds, null=NULL_SMALL, notes={"rate": rate})
+    result = await bench.interleave("latency", profile, running, trial, NULL_SMALL)
+    return replace(result, notes={"rate": rate})

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 from dataplane import snapshot as s
 from perf import load_generator as load
-from perf.bench import ORIGIN, OURS, Bench, Result
+from perf.bench import ORIGIN, OURS, Bench, Null, Result
 from perf.peers import sluice
 from perf.peers.contestant import Contestant, Profile, Start, Task, Wiring
 
@@ -84,5 +84,6 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
     async with bench.contestants(STARTS, Wiring.PLAIN, Profile.MESH) as running:
         notes = {"policies": POLICIES, "rules": RULES}
         for name, trial in (("connections", fresh), ("small", small)):
-            rounds = await bench.interleave(running, trial)
-            yield Result(name, Profile.MESH, rounds, null="one policy", notes=notes)
+            null = Null("one policy")
+            result = await bench.interleave(name, Profile.MESH, running, trial, null)
+            yield replace(result, notes=notes)

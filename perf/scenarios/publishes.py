@@ -15,7 +15,7 @@ from dataclasses import replace
 from dataplane import snapshot as s
 from perf import load_generator as load
 from perf import machine
-from perf.bench import ORIGIN, OURS, Bench, Result
+from perf.bench import ORIGIN, OURS, Bench, Null, Result
 from perf.peers import sluice
 from perf.peers.contestant import Contestant, Profile, Wiring
 
@@ -69,12 +69,10 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
                 machine.settle_on(bench.options.load_processor)
             return metrics
 
-        rounds = await bench.interleave([quiet, busy], trial)
-        yield Result(
-            "latency",
-            Profile.MESH,
-            rounds,
-            null="no publishes",
+        null = Null("no publishes")
+        result = await bench.interleave("latency", Profile.MESH, [quiet, busy], trial, null)
+        yield replace(
+            result,
             notes={
                 "rate": RATE,
                 "publishes": publishing.made,

@@ -12,7 +12,7 @@ import pytest
 
 from dataplane import binding, wire
 from dataplane.snapshot import Snapshot
-from perf.bench import Bench, Options
+from perf.bench import ROUNDS_TIMES_MAX, Bench, Null, Options
 from perf.peers import envoy, haproxy, nginx, sluice
 from perf.peers.contestant import Contestant, Profile, Task, Wiring
 from perf.pki import CLIENT_NAME, CLIENT_PATH, SERVER_PATH
@@ -41,7 +41,9 @@ async def test_every_round_has_everybody_once_in_changing_order(bench: Bench) ->
         seen.append(each.name)
         return {"order": len(seen)}
 
-    found = await bench.interleave([contestant(name) for name in "abc"], trial)
+    running = [contestant(name) for name in "abc"]
+    result = await bench.interleave("small", Profile.BARE, running, trial, Null("absent"))
+    found = result.rounds
     rounds = [tuple(seen[at : at + 3]) for at in range(0, len(seen), 3)]
     assert len(rounds) == 6  # the first does not count
     assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
@@ -55,7 +57,29 @@ async def test_nobody_is_no_result(bench: Bench) -> None:
         return {}
 
     with pytest.raises(BenchError, match="nobody competes"):
-        await bench.interleave([], trial)
+        await bench.interleave("small", Profile.BARE, [], trial, Null("a"))
+
+
+async def test_a_restless_round_is_made_anew_and_restless_machines_are_refused(
+    bench: Bench,
+) -> None:
+    """By the null's word alone: what the others had in that round does not matter."""
+    costs = iter([9.0, 10.0, 30.0, 10.5, 10.2, 29.0, 9.9, 10.1])
+
+    async def trial(each: Contestant) -> dict[str, float]:
+        return {"cpu_us": next(costs) if each.name == "null" else 1.0}
+
+    running = [contestant("null"), contestant("a")]
+    result = await bench.interleave("small", Profile.BARE, running, trial, Null("null"))
+    assert [each["cpu_us"] for each in result.rounds["null"]] == [10.0, 10.5, 10.2, 9.9, 10.1]
+    assert len(result.rounds["a"]) == 5
+    assert result.as_json()["rounds_made"] == 7
+    result.check()
+    costs = iter(float(2**step) for step in range(100))
+    result = await bench.interleave("small", Profile.BARE, running, trial, Null("null"))
+    assert len(result.rounds["null"]) == 5 * ROUNDS_TIMES_MAX
+    with pytest.raises(BenchError, match="says nothing"):
+        result.check()
 
 
 def test_tasks_share_no_port(bench: Bench) -> None:

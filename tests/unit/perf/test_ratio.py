@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from perf.bench import Result
+from perf.bench import Null, Result
 from perf.process import BenchError
-from perf.ratio import medians, ratio, ratios, spread
+from perf.ratio import medians, quiet, ratio, ratios, spread
 
 
 def test_ratio_of_rounds_cancels_a_drift_that_all_share() -> None:
@@ -54,9 +54,16 @@ def test_ratios_leave_out_what_was_nothing() -> None:
 def test_a_restless_null_relay_refuses_the_run() -> None:
     def result(*values: float) -> Result:
         rounds = {"null": [{"cpu_us": value} for value in values]}
-        return Result("small", "bare", rounds, null="null")
+        return Result("small", "bare", rounds, null=Null("null"))
 
     result(1.0, 1.05, 1.1).check()
     with pytest.raises(BenchError, match=r"varied by 18%"):
         result(1.0, 1.1, 1.2).check()
     Result("idle", "mesh", {"sluice": [{"kib_each": 1.0}]}).check()  # no null: nothing to refuse
+
+
+def test_quiet_rounds_are_the_most_that_lie_together() -> None:
+    assert quiet([10.0, 30.0, 10.5, 9.8, 29.0, 11.4]) == [0, 2, 3]
+    assert quiet([5.0]) == [0]
+    assert quiet([1.0, 2.0, 4.0]) == [0]
+    assert quiet([]) == []
