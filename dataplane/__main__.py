@@ -126,7 +126,7 @@ class Process:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         # Before the sandbox: a worker says how it wants to be scheduled. It serves nobody yet.
         self._engine.start()
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        os.nice(NICE)  # more than it was: less would take a capability
         await self._host.load()
         server = await service.serve(
             service.Service(self._name, self._host, self._feed, self._hello), self._options.socket

@@ -209,7 +209,12 @@ class Process:
     """A data plane process as the supervisor starts it, without the change of user."""
 
     def __init__(
-        self, directory: Path, sockets: Sockets, generation: int = 1, drain_s: float = 5
+        self,
+        directory: Path,
+        sockets: Sockets,
+        generation: int = 1,
+        drain_s: float = 5,
+        nicer: int = 0,
     ) -> None:
         state, run = directory / "state", directory / "run"
         state.mkdir(mode=0o700, exist_ok=True)
@@ -221,7 +226,7 @@ class Process:
         with self.log.open("wb") as log:
             self.child = subprocess.Popen(
                 [
-                    sys.executable, "-m", "dataplane", "--state", str(state),
+                    "nice", "-n", str(nicer), sys.executable, "-m", "dataplane", "--state", str(state),
                     "--socket", str(self.socket), "--drain-seconds", str(drain_s),
                 ],
                 cwd=ROOT,
