@@ -226,7 +226,8 @@ class Process:
         with self.log.open("wb") as log:
             self.child = subprocess.Popen(
                 [
-                    "nice", "-n", str(nicer), sys.executable, "-m", "dataplane", "--state", str(state),
+                    "nice", "-n", str(nicer),
+                    sys.executable, "-m", "dataplane", "--state", str(state),
                     "--socket", str(self.socket), "--drain-seconds", str(drain_s),
                 ],
                 cwd=ROOT,
