@@ -19,7 +19,7 @@ NATIVE := setup.py native/build.py native/include/dp.h $(wildcard native/src/*.c
 STAMPS := build/stamps
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: all setup gen stubs demo test check native-check tsan qemu fuzz bench fix install uninstall clean
+.PHONY: all setup gen stubs demo test check check-python check-native tsan qemu fuzz bench fix install uninstall clean
 all: setup
 
 setup: $(STAMPS)/native
@@ -63,8 +63,15 @@ demo: setup
 test: setup $(STAMPS)/qemu
 	@$(BIN)/python -m tests.tiers
 
+# Side by side: a quick loop must stay quick.
 check: setup
-	@$(BIN)/python -m tests.tiers tidy unit property native
+	@$(MAKE) --no-print-directory -j2 --output-sync check-python check-native
+
+check-python:
+	@PYTEST_ADDOPTS="-n 3" $(BIN)/python -m tests.tiers tidy unit
+
+check-native:
+	@$(BIN)/python -m tests.tiers native
 
 tsan: setup
 	@$(MAKE) --no-print-directory -C native test SAN=thread

@@ -145,7 +145,7 @@ def test_a_reply_is_never_answered() -> None:
     assert mesh.answer(query.to_wire(), ZONE, False) is None
 
 
-GOOD = dns.message.make_query("payments.default.mesh", "A", use_edns=0).to_wire()
+GOOD = dns.message.make_query("payments.default.mesh", "A", use_edns=0, id=4711).to_wire()
 TWO = GOOD[:5] + b"\x02" + GOOD[6:12] + GOOD[12:38] * 2 + GOOD[38:]
 
 
