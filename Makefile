@@ -86,7 +86,6 @@ $(STAMPS)/qemu: firmware-config/debian/qemu.packages
 fuzz: setup
 	@$(MAKE) --no-print-directory -C native fuzz T=$(T) SECONDS=$(or $(SECONDS),60)
 
-# Not in .venv's own list: nothing but the bench needs Envoy.
 $(STAMPS)/bench: firmware-config/debian/bench.packages perf/requirements.txt $(STAMPS)/native
 	@$(PACKAGES) bench
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r perf/requirements.txt

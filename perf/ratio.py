@@ -3,7 +3,7 @@
 A shared machine's speed drifts, so absolute figures of different minutes cannot be compared.
 Within one round all contestants run within seconds of each other: a claim is the median of the
 rounds' ratios, with a bootstrap interval, and none is made when even the relay that does nothing
-varied too much. Rounds are chosen by that relay alone, never by what is compared.
+varied too much. Rounds are chosen by that relay alone.
 """
 
 from __future__ import annotations
