@@ -3,8 +3,8 @@
 #   make test            every tier this machine can run; says which it could not and why
 #   make check           the quick loop: lint, types, unit tests, C tests under ASan and UBSan
 #   make tsan            the C tests under ThreadSanitizer
-#   make qemu            kernel TLS on Debian's 6.12 kernel, in an emulator (some minutes)
-#   make qemu T=two_sites   whole sites there, their links in the kernel and on a card
+#   make qemu            kernel TLS on Debian's 6.12 kernel, and two sites there, emulated
+#   make qemu T=two_sites   those alone, their links in the kernel and on a card
 #   make fuzz T=link     mutate one parser's input (needs clang)
 #   make bench [S=l4-plain] [ROUNDS=n] [ARGS=…]   against haproxy, nginx, Envoy; see perf/README.md
 #   make fix             format and fix what tools can

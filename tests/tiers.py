@@ -65,15 +65,8 @@ TIERS = (
     ),
     Tier(
         "qemu",
-        "kernel TLS on Debian's 6.12 kernel, emulated",
+        "kernel TLS and a card's, two sites: Debian's 6.12 kernel, emulated",
         (sys.executable, "-m", "tests.qemu"),
-        expect="EXPECT_QEMU",
-        cannot=_no_guest,
-    ),
-    Tier(
-        "sites",
-        "two sites there, their links in the kernel and on a card",
-        ("env", "T=two_sites", sys.executable, "-m", "tests.qemu"),
         expect="EXPECT_QEMU",
         cannot=_no_guest,
     ),
