@@ -229,11 +229,7 @@ static ssize_t ktls_write(struct record *rec, const void *buf, size_t len)
     const struct record_ktls *ktls = ktls_of(rec);
     if (ktls->broken || ktls->finish != FINISH_NOT)
         return -EPIPE;
-    ssize_t n;
-    do
-        n = sys->send(rec->fd, buf, len, MSG_NOSIGNAL);
-    while (n == -EINTR);
-    return n;
+    return socket_send(rec->fd, buf, len);
 }
 
 /* Sends close_notify; the socket stays open for writing, as with the other records. */

@@ -4,20 +4,12 @@
 
 static ssize_t plain_read(struct record *rec, void *buf, size_t len)
 {
-    ssize_t n;
-    do
-        n = sys->recv(rec->fd, buf, len, 0);
-    while (n == -EINTR);
-    return n;
+    return socket_receive(rec->fd, buf, len);
 }
 
 static ssize_t plain_write(struct record *rec, const void *buf, size_t len)
 {
-    ssize_t n;
-    do
-        n = sys->send(rec->fd, buf, len, MSG_NOSIGNAL);
-    while (n == -EINTR);
-    return n;
+    return socket_send(rec->fd, buf, len);
 }
 
 static int plain_finish(struct record *rec)

@@ -133,10 +133,8 @@ static int send_sealed(struct record_user *user)
     if (sealed == NULL)
         return 0;
     while (sealed->off < sealed->len) {
-        ssize_t n = sys->send(user->rec.fd, sealed->data + sealed->off, sealed->len - sealed->off,
-                              MSG_NOSIGNAL);
-        if (n == -EINTR)
-            continue;
+        ssize_t n = socket_send(user->rec.fd, sealed->data + sealed->off,
+                                sealed->len - sealed->off);
         if (n < 0)
             return (int)n;
         sealed->off += (uint32_t)n;
@@ -208,12 +206,7 @@ static int change_kernels_key(struct record_user *user)
 static ssize_t write_by_kernel(struct record_user *user, const void *buf, size_t len)
 {
     ssize_t n = user->update_owed ? change_kernels_key(user) : 0;
-    if (n < 0)
-        return n;
-    do
-        n = sys->send(user->rec.fd, buf, len, MSG_NOSIGNAL);
-    while (n == -EINTR);
-    return n;
+    return n < 0 ? n : socket_send(user->rec.fd, buf, len);
 }
 
 static ssize_t user_write(struct record *rec, const void *buf, size_t len)
@@ -437,10 +430,7 @@ static int fill_wire(struct record_user *user, size_t room)
     struct buffer *wire = user->wire;
     if (want > wire->cap)
         want = wire->cap;
-    ssize_t n;
-    do
-        n = sys->recv(user->rec.fd, wire->data + have, want - have, 0);
-    while (n == -EINTR);
+    ssize_t n = socket_receive(user->rec.fd, wire->data + have, want - have);
     user->drained = n < (ssize_t)(want - have);
     if (n <= 0)
         return n == 0 ? -ENODATA : (int)n;

@@ -42,4 +42,23 @@ struct sys_table {
 extern const struct sys_table sys_real;
 extern const struct sys_table *sys; /* &sys_real; swapped by tests before threads start */
 
+/* The two calls on a connected socket that a signal may interrupt: begun again then. */
+DP_MUST_CHECK static inline ssize_t socket_send(int fd, const void *buf, size_t len)
+{
+    ssize_t n;
+    do
+        n = sys->send(fd, buf, len, MSG_NOSIGNAL);
+    while (n == -EINTR);
+    return n;
+}
+
+DP_MUST_CHECK static inline ssize_t socket_receive(int fd, void *buf, size_t len)
+{
+    ssize_t n;
+    do
+        n = sys->recv(fd, buf, len, 0);
+    while (n == -EINTR);
+    return n;
+}
+
 #endif

@@ -20,13 +20,10 @@ static void keep_last(struct tls *tls, const uint8_t *buf, size_t len)
 static int bio_write(BIO *bio, const char *buf, int len)
 {
     struct tls *tls = BIO_get_data(bio);
-    ssize_t n;
     BIO_clear_retry_flags(bio);
     if (tls_is_taken_over(tls)) /* an alert about a ticket: the records are ours now, so is that */
         return len;
-    do
-        n = sys->send(tls->rec.fd, buf, (size_t)len, MSG_NOSIGNAL);
-    while (n == -EINTR);
+    ssize_t n = socket_send(tls->rec.fd, buf, (size_t)len);
     if (n > 0 && tls->takes_12 && !tls->established)
         keep_last(tls, (const uint8_t *)buf, (size_t)n);
     if (n >= 0)
@@ -38,21 +35,12 @@ static int bio_write(BIO *bio, const char *buf, int len)
     return -1;
 }
 
-static ssize_t receive(struct tls *tls, void *buf, size_t len)
-{
-    ssize_t n;
-    do
-        n = sys->recv(tls->rec.fd, buf, len, 0);
-    while (n == -EINTR);
-    return n;
-}
-
 /* By way of the inbox, whose rest OpenSSL never sees. */
 static ssize_t receive_by_inbox(struct tls *tls, void *buf, size_t len)
 {
     if (tls->inbox == NULL) {
         struct buffer *inbox = buffers_get(tls->buffers, false);
-        ssize_t n = receive(tls, inbox->data, inbox->cap);
+        ssize_t n = socket_receive(tls->rec.fd, inbox->data, inbox->cap);
         if (n <= 0) {
             buffers_put(tls->buffers, inbox);
             return n;
@@ -95,7 +83,7 @@ static int bio_read(BIO *bio, char *buf, int len)
     else if (tls->buffers != NULL && !tls->wants_kernel)
         n = receive_by_inbox(tls, buf, (size_t)len);
     else
-        n = receive(tls, buf, (size_t)len);
+        n = socket_receive(tls->rec.fd, buf, (size_t)len);
     tls->io_starved = n == -EAGAIN;
     if (n > 0)
         return (int)n;
