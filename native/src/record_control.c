@@ -8,6 +8,9 @@ enum {
     SILENT_MAX = 32,             /* records in a row without a byte of data */
 };
 
+const uint8_t record_key_update[KEY_UPDATE_SIZE] = {RECORD_KEY_UPDATE, 0, 0, 1,
+                                                    0 /* update_not_requested */};
+
 static struct control_verdict go_on(void)
 {
     return (struct control_verdict){.action = CONTROL_GO_ON};

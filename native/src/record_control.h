@@ -12,7 +12,9 @@ enum record_alert {
     ALERT_INTERNAL_ERROR = 80, ALERT_USER_CANCELED = 90,
 };
 enum { ALERT_WARNING = 1, ALERT_FATAL = 2, ALERT_SIZE = 2 };
-enum { RECORD_KEY_UPDATE = 24 }; /* a handshake message's type */
+enum { RECORD_KEY_UPDATE = 24, KEY_UPDATE_SIZE = 5 }; /* a handshake message: its type, its size */
+/* Ours. The answer that the peer might give to it is not wanted: its key is its own business. */
+extern const uint8_t record_key_update[KEY_UPDATE_SIZE];
 
 enum control_action {
     CONTROL_GO_ON,
@@ -33,7 +35,7 @@ struct record_control {          /* zeroed, then is_server and tls12 set */
     bool is_server;
     bool tls12;                  /* where every handshake message would be a renegotiation */
     uint8_t silent;              /* records since the last byte of data */
-    uint8_t head[5], head_len;   /* of a handshake message as it comes in */
+    uint8_t head[KEY_UPDATE_SIZE], head_len; /* of a handshake message as it comes in */
     uint32_t rest;               /* of its body, which is for others */
     uint8_t alert[ALERT_SIZE], alert_len;
 };

@@ -111,20 +111,27 @@ static void settle(struct record_ktls *ktls)
 
 /* Reading. */
 
+static int next_key(int fd, uint16_t cipher, bool sends, uint8_t *secret)
+{
+    int r = keys_update(cipher, secret);
+    return r < 0 ? r : ktls_rekey(fd, cipher, sends, secret);
+}
+
+int record_ktls_update(int fd, uint16_t cipher, uint8_t *secret)
+{
+    ssize_t n = ktls_send(fd, RECORD_HANDSHAKE, record_key_update, KEY_UPDATE_SIZE);
+    return n < 0 ? (int)n : next_key(fd, cipher, true, secret);
+}
+
 /* The peer's next record is under its next key; if it asks for ours, that is told under the last
  * one. A full socket has no room for that: then it is lost, as it was before there was rekeying. */
 static int follow_key_update(struct record_ktls *ktls, bool update_requested)
 {
-    static const uint8_t message[] = {RECORD_KEY_UPDATE, 0, 0, 1, 0 /* update_not_requested */};
     settle(ktls);
-    int r = keys_update(ktls->cipher, ktls->read_secret);
-    if (r == 0)
-        r = ktls_rekey(ktls->rec.fd, ktls->cipher, false, ktls->read_secret);
+    int r = next_key(ktls->rec.fd, ktls->cipher, false, ktls->read_secret);
     if (r < 0 || !update_requested || ktls->finish != FINISH_NOT)
         return r;
-    ssize_t n = ktls_send(ktls->rec.fd, RECORD_HANDSHAKE, message, sizeof(message));
-    r = n < 0 ? (int)n : keys_update(ktls->cipher, ktls->write_secret);
-    return r < 0 ? r : ktls_rekey(ktls->rec.fd, ktls->cipher, true, ktls->write_secret);
+    return record_ktls_update(ktls->rec.fd, ktls->cipher, ktls->write_secret);
 }
 
 static void on_control(struct record_ktls *ktls, uint8_t type, const uint8_t *data, size_t len)

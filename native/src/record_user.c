@@ -6,10 +6,9 @@
 
 #include <openssl/crypto.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 
-#include "ktls.h"
 #include "record_control.h"
+#include "record_ktls.h"
 #include "sys.h"
 
 enum finish { FINISH_NOT = 0, FINISH_SENDING, FINISH_DONE };
@@ -157,14 +156,11 @@ static int say(struct record_user *user, uint8_t type, const uint8_t *data, size
     return r < 0 ? r : send_sealed(user);
 }
 
-/* The answer that the peer might give to ours is not wanted: its key is its own business. */
-static const uint8_t key_update[] = {RECORD_KEY_UPDATE, 0, 0, 1, 0 /* update_not_requested */};
-
 /* Our own KeyUpdate: when the peer asked for it, or the key has sealed enough. */
 static int seal_key_update(struct record_user *user)
 {
     user->update_owed = false;
-    int r = seal(user, RECORD_HANDSHAKE, key_update, sizeof(key_update));
+    int r = seal(user, RECORD_HANDSHAKE, record_key_update, KEY_UPDATE_SIZE);
     return r < 0 ? r : direction_update(user, &user->out, true);
 }
 
@@ -188,16 +184,11 @@ static int seal_slice(struct record_user *user, const uint8_t *data, size_t len,
     return r;
 }
 
-/* The key that the kernel seals with; it follows since Linux 6.14. */
 static int change_kernels_key(struct record_user *user)
 {
-    int r = say(user, RECORD_HANDSHAKE, key_update, sizeof(key_update));
+    int r = record_ktls_update(user->rec.fd, user->cipher, user->out.secret);
     if (r == -EAGAIN)
         return r;
-    if (r == 0)
-        r = keys_update(user->cipher, user->out.secret);
-    if (r == 0)
-        r = ktls_rekey(user->rec.fd, user->cipher, true, user->out.secret);
     user->update_owed = false;
     user->broken = r < 0;        /* what was said holds for the next record, alerts too */
     return r;
