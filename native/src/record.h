@@ -22,7 +22,6 @@ struct record_ops {
     /* A splice from fd brought this error, or 0, and no bytes; read is asked next. NULL = read
      * finds out by itself. */
     void (*splice_failed)(struct record *rec, ssize_t error);
-    void (*free)(struct record *rec); /* accepts NULL */
 };
 
 struct record {

@@ -255,31 +255,13 @@ static int ktls_finish(struct record *rec)
 
 /* Life. */
 
-static void ktls_free(struct record *rec)
-{
-    (void)rec; /* record_ktls_free does it */
-}
-
-static const struct record_ops ktls_ops = {
-    .layer = DP_RECORD_KTLS,
-    .read = ktls_read,
-    .write = ktls_write,
-    .finish = ktls_finish,
-    .pending = ktls_pending,
-    .splice_failed = ktls_splice_failed,
-    .free = ktls_free,
-};
-
-/* The same, but that the NIC seals and opens. */
-static const struct record_ops nic_ops = {
-    .layer = DP_RECORD_NIC,
-    .read = ktls_read,
-    .write = ktls_write,
-    .finish = ktls_finish,
-    .pending = ktls_pending,
-    .splice_failed = ktls_splice_failed,
-    .free = ktls_free,
-};
+/* The NIC's differ in nothing but their name: the kernel hides who seals and opens. */
+#define OPS(layer_) \
+    { \
+        .layer = (layer_), .read = ktls_read, .write = ktls_write, .finish = ktls_finish, \
+        .pending = ktls_pending, .splice_failed = ktls_splice_failed, \
+    }
+static const struct record_ops ktls_ops = OPS(DP_RECORD_KTLS), nic_ops = OPS(DP_RECORD_NIC);
 
 static int install(struct record_ktls *ktls, const struct record_ktls_spec *spec,
                    enum dp_fallback *ret_why)

@@ -128,18 +128,12 @@ static bool openssl_pending(const struct record *rec)
     return !tls->drained && (SSL_has_pending(tls->ssl) || tls->inbox != NULL);
 }
 
-static void openssl_free(struct record *rec)
-{
-    (void)rec; /* tls_free does it */
-}
-
 static const struct record_ops openssl_ops = {
     .layer = DP_RECORD_OPENSSL,
     .read = openssl_read,
     .write = openssl_write,
     .finish = openssl_finish,
     .pending = openssl_pending,
-    .free = openssl_free,
 };
 
 void record_openssl_init(struct tls *tls)

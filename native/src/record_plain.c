@@ -24,18 +24,12 @@ static bool plain_pending(const struct record *rec)
     return false;
 }
 
-static void plain_free(struct record *rec)
-{
-    (void)rec; /* embedded in the leg */
-}
-
 static const struct record_ops plain_ops = {
     .layer = DP_RECORD_PLAIN,
     .read = plain_read,
     .write = plain_write,
     .finish = plain_finish,
     .pending = plain_pending,
-    .free = plain_free,
 };
 
 void record_plain_init(struct record *rec, int fd)

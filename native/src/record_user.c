@@ -486,18 +486,12 @@ static bool user_pending(const struct record *rec)
 
 /* Life. */
 
-static void user_free(struct record *rec)
-{
-    (void)rec; /* record_user_free does it */
-}
-
 static const struct record_ops user_ops = {
     .layer = DP_RECORD_USER,
     .read = user_read,
     .write = user_write,
     .finish = user_finish,
     .pending = user_pending,
-    .free = user_free,
 };
 
 int record_user_new(const struct record_user_spec *spec, struct record_user **ret)
