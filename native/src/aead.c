@@ -76,11 +76,6 @@ void aead_fini(struct aead *aead)
     *aead = (struct aead){0};
 }
 
-bool aead_has_gcm(void)
-{
-    return aead_gcm_find(16) != NULL;
-}
-
 static int seal_evp(EVP_CIPHER_CTX *ctx, const uint8_t *nonce, const uint8_t *aad, size_t aad_len,
                     const uint8_t *in, size_t len, uint8_t last, uint8_t *out)
 {

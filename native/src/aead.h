@@ -24,7 +24,6 @@ struct aead {                    /* zeroed = none; one direction, one thread */
 DP_MUST_CHECK int aead_init(struct aead *aead, uint16_t cipher, const uint8_t *key, bool seals,
                             enum aead_engine engine);
 void aead_fini(struct aead *aead); /* wipes the key */
-bool aead_has_gcm(void);           /* AEAD_BEST differs from AEAD_EVP here */
 
 /* out = in[0 .. len) and then last, enciphered, and the tag: len + 1 + AEAD_TAG_SIZE bytes. in and
  * out are the same or do not overlap. -EIO: OpenSSL failed. */
