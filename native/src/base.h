@@ -24,4 +24,19 @@
 #define DP_ALIGN_CACHE __attribute__((aligned(64)))
 #define DP_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
+/* Numbers of 8 bytes as protocols write them, the highest byte first. */
+static inline uint64_t be64_get(const uint8_t *from)
+{
+    uint64_t value = 0;
+    for (int i = 0; i < 8; i++)
+        value = value << 8 | from[i];
+    return value;
+}
+
+static inline void be64_put(uint8_t *to, uint64_t value)
+{
+    for (int i = 0; i < 8; i++)
+        to[i] = (uint8_t)(value >> (56 - 8 * i));
+}
+
 #endif

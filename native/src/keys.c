@@ -168,8 +168,7 @@ int keys_from_master(uint16_t cipher, const uint8_t master[KEYS_MASTER_SIZE],
     if (r == 0) {
         memcpy(ret_secret, block + side * key_size, key_size);
         memcpy(ret_secret + key_size, block + 2 * key_size + (size_t)side * SALT_SIZE, SALT_SIZE);
-        for (int i = 0; i < KEYS_EXPLICIT_SIZE; i++)
-            ret_secret[key_size + SALT_SIZE + i] = (uint8_t)(explicit >> (56 - 8 * i));
+        be64_put(ret_secret + key_size + SALT_SIZE, explicit);
     }
     OPENSSL_cleanse(block, sizeof(block));
     return r;

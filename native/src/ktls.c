@@ -34,17 +34,6 @@ struct crypto {
     socklen_t size;              /* 0 = the suite is not one of the kernel's */
 };
 
-/* Adds to a number of 8 bytes, the highest first. */
-static void add_be(uint8_t number[SEQ_SIZE], uint64_t more)
-{
-    uint64_t sum = 0;
-    for (int i = 0; i < SEQ_SIZE; i++)
-        sum = sum << 8 | number[i];
-    sum += more;
-    for (int i = 0; i < SEQ_SIZE; i++)
-        number[i] = (uint8_t)(sum >> 8 * (SEQ_SIZE - 1 - i));
-}
-
 /* What the kernel wants to know of one direction. -EINVAL: no such suite; -ENOMEM. */
 static int prepare(uint16_t cipher, const struct ktls_direction *direction, struct crypto *ret)
 {
@@ -52,12 +41,11 @@ static int prepare(uint16_t cipher, const struct ktls_direction *direction, stru
     int r = keys_derive(cipher, direction->secret, key, iv);
     if (r < 0)
         return r;
-    for (int i = 0; i < SEQ_SIZE; i++)
-        seq[i] = (uint8_t)(direction->seq >> 8 * (SEQ_SIZE - 1 - i));
+    be64_put(seq, direction->seq);
     *ret = (struct crypto){.head = {.version = TLS_1_3_VERSION}};
     if (keys_is_tls12(cipher)) { /* the next record's explicit nonce, which it counts on from */
         ret->head.version = TLS_1_2_VERSION;
-        add_be(iv + SALT_SIZE, direction->seq);
+        be64_put(iv + SALT_SIZE, be64_get(iv + SALT_SIZE) + direction->seq);
     }
     switch (cipher) {
     case 0x1301:

@@ -26,30 +26,16 @@ void record_key_fini(struct record_key *key)
     OPENSSL_cleanse(key, sizeof(*key));
 }
 
-static uint64_t get_64(const uint8_t *from)
-{
-    uint64_t value = 0;
-    for (int i = 0; i < 8; i++)
-        value = value << 8 | from[i];
-    return value;
-}
-
-static void put_64(uint8_t *to, uint64_t value)
-{
-    for (int i = 0; i < 8; i++)
-        to[i] = (uint8_t)(value >> (56 - 8 * i));
-}
-
 /* RFC 8446, 5.3. */
 static void nonce_13(const struct record_key *key, uint64_t seq, uint8_t nonce[AEAD_NONCE_SIZE])
 {
     memcpy(nonce, key->iv, SALT_SIZE);
-    put_64(nonce + SALT_SIZE, get_64(key->iv + SALT_SIZE) ^ seq);
+    be64_put(nonce + SALT_SIZE, be64_get(key->iv + SALT_SIZE) ^ seq);
 }
 
 static void aad_12(uint64_t seq, const uint8_t *head, size_t plain, uint8_t aad[AAD_12_SIZE])
 {
-    put_64(aad, seq);
+    be64_put(aad, seq);
     memcpy(aad + 8, head, 3);
     aad[11] = (uint8_t)(plain >> 8);
     aad[12] = (uint8_t)plain;
@@ -73,7 +59,7 @@ int record_key_seal(struct record_key *key, uint8_t type, const uint8_t *data, s
     }
     /* Counted on from where OpenSSL began: other than any that it has used. */
     memcpy(nonce, key->iv, SALT_SIZE);
-    put_64(nonce + SALT_SIZE, get_64(key->iv + SALT_SIZE) + seq);
+    be64_put(nonce + SALT_SIZE, be64_get(key->iv + SALT_SIZE) + seq);
     aad_12(seq, out, len, aad);
     uint8_t last = data[len - 1], *sealed = out + RECORD_HEADER + KEYS_EXPLICIT_SIZE;
     memcpy(out + RECORD_HEADER, nonce + SALT_SIZE, KEYS_EXPLICIT_SIZE);

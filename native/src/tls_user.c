@@ -194,7 +194,7 @@ static void secrets_of_12(struct tls *tls, enum keys_side ours, enum keys_side t
     static const uint8_t head[RECORD_HEADER] = {SSL3_RT_HANDSHAKE, 3, 3, 0,
                                                 TLS_FINISHED_SIZE - RECORD_HEADER};
     uint8_t master[KEYS_MASTER_SIZE], client[KEYS_RANDOM_SIZE], server[KEYS_RANDOM_SIZE];
-    uint64_t explicit = 0;
+    uint64_t explicit = be64_get(tls->finished + RECORD_HEADER);
     uint16_t cipher = tls->info.cipher;
     if (tls->written != 1 || tls->read != 1 || memcmp(tls->finished, head, sizeof(head)) != 0 ||
         SSL_SESSION_get_master_key(SSL_get_session(tls->ssl), master, sizeof(master)) !=
@@ -202,8 +202,6 @@ static void secrets_of_12(struct tls *tls, enum keys_side ours, enum keys_side t
         SSL_get_client_random(tls->ssl, client, sizeof(client)) != sizeof(client) ||
         SSL_get_server_random(tls->ssl, server, sizeof(server)) != sizeof(server))
         return;
-    for (int i = 0; i < KEYS_EXPLICIT_SIZE; i++)
-        explicit = explicit << 8 | tls->finished[RECORD_HEADER + i];
     if (keys_from_master(cipher, master, client, server, ours, explicit, tls->secrets[ours]) == 0)
         tls->secret_sizes[ours] = (uint8_t)keys_secret_size(cipher);
     if (keys_from_master(cipher, master, client, server, theirs, 0, tls->secrets[theirs]) == 0)
