@@ -15,6 +15,8 @@ struct subject {                 /* what the fields of matches are compared with
     const struct service *service;
     const struct policy_input *input;
     struct spiffe_id id;         /* all NULL when unidentified */
+    char account[DP_ID_MAX + 1]; /* "<namespace>/<service account>", or "" */
+    size_t account_len;
 };
 
 static bool text_matches(const struct policy_match *match, const char *text, size_t len)
@@ -46,17 +48,6 @@ static bool prefix_matches(const struct policy_match *match, const uint8_t *addr
     return rest == 0 || (match->addr[whole] ^ addr[whole]) >> (8 - rest) == 0;
 }
 
-/* "<namespace>/<service account>" against the ID's "ns/<namespace>/sa/<service account>". */
-static bool account_matches(const struct policy_match *match, const struct spiffe_id *id)
-{
-    if (id->namespace_ == NULL || id->service_account == NULL)
-        return false;
-    char text[DP_ID_MAX + 1];
-    int len = snprintf(text, sizeof(text), "%.*s/%.*s", (int)id->namespace_len, id->namespace_,
-                       (int)id->service_account_len, id->service_account);
-    return text_matches(match, text, (size_t)len);
-}
-
 static bool value_matches(const struct policy_match *match, const struct subject *subject)
 {
     const struct policy_input *input = subject->input;
@@ -77,7 +68,7 @@ static bool value_matches(const struct policy_match *match, const struct subject
     case DP_FIELD_TRUST_DOMAIN:
         return text_matches(match, id->trust_domain, id->trust_domain_len);
     case DP_FIELD_SERVICE_ACCOUNT:
-        return account_matches(match, id);
+        return text_matches(match, subject->account, subject->account_len);
     case DP_FIELD_SNI:
         return text_matches(match, input->sni, strlen(input->sni));
     }
@@ -124,13 +115,64 @@ static bool rule_matches(const struct policy_rule *rule, const struct subject *s
     return true;
 }
 
-/* Index of the first rule that matches, or -1. */
-static int64_t policy_matches(const struct policy *policy, const struct subject *subject)
+/* From at on, the first of these ascending numbers that is not below bound: mostly a near one. */
+static uint32_t skip_to(const uint32_t *numbers, uint32_t at, uint32_t count, uint32_t bound)
 {
-    for (uint32_t i = 0; i < policy->rule_count; i++)
-        if (rule_matches(&policy->rules[i], subject))
-            return i;
-    return -1;
+    uint32_t step = 1;
+    while (step < count - at && numbers[at + step] < bound) {
+        at += step;
+        step *= 2;
+    }
+    uint32_t end = step < count - at ? at + step : count;
+    while (at < end) {
+        uint32_t middle = at + (end - at) / 2;
+        if (numbers[middle] < bound)
+            at = middle + 1;
+        else
+            end = middle;
+    }
+    return at;
+}
+
+/* Of the rules of these policies that are in the list, the first below limit that matches; else
+ * limit. What policies and list have not in common is passed over by leaps. */
+static uint32_t first_match(const struct subject *subject, const uint32_t *policies,
+                            uint32_t count, struct rule_list list, uint32_t limit)
+{
+    const struct rules *rules = subject->service->rules;
+    for (uint32_t i = 0, k = 0; i < count && k < list.count && list.rules[k] < limit;) {
+        const struct policy *policy = &rules->policies[policies[i]];
+        const struct policy_rule *rule = &rules->rules[list.rules[k]];
+        if (rule->policy > policies[i])
+            i = skip_to(policies, i, count, rule->policy);
+        else if (rule->policy < policies[i])
+            k = skip_to(list.rules, k, list.count, policy->rule_first);
+        else if (rule_matches(rule, subject))
+            return list.rules[k];
+        else
+            k++;
+    }
+    return limit;
+}
+
+/* The first rule of these policies that matches; DP_NONE. */
+static uint32_t first_of(const struct subject *subject, const uint32_t *policies, uint32_t count)
+{
+    const struct rules *rules = subject->service->rules;
+    const struct spiffe_id *id = &subject->id;
+    if (count == 0)
+        return DP_NONE;
+    const struct rule_list lists[] = {
+        rules_about(rules, DP_FIELD_PRINCIPAL, id->trust_domain,
+                    id->trust_domain_len + id->path_len),
+        rules_about(rules, DP_FIELD_NAMESPACE, id->namespace_, id->namespace_len),
+        rules_about(rules, DP_FIELD_SERVICE_ACCOUNT, subject->account, subject->account_len),
+        rules_about_anybody(rules),
+    };
+    uint32_t first = DP_NONE;
+    for (size_t i = 0; i < DP_COUNT(lists); i++)
+        first = first_match(subject, policies, count, lists[i], first);
+    return first;
 }
 
 static uint16_t refuse_identity(const struct subject *subject, char *buf)
@@ -152,11 +194,28 @@ static uint16_t refuse_identity(const struct subject *subject, char *buf)
     return DP_REASON_NONE;
 }
 
+static void join_account(struct subject *subject)
+{
+    const struct spiffe_id *id = &subject->id;
+    if (id->namespace_ == NULL || id->service_account == NULL)
+        return;
+    char *end = subject->account; /* both are parts of one ID, with more than a '/' between them */
+    memcpy(end, id->namespace_, id->namespace_len);
+    end += id->namespace_len;
+    *end++ = '/';
+    memcpy(end, id->service_account, id->service_account_len);
+    subject->account_len = id->namespace_len + 1 + id->service_account_len;
+}
+
 uint16_t policy_authorize(const struct service *service, const struct policy_input *input,
                           char *buf)
 {
     assert(input->grade <= DP_GRADE_KEY);
-    struct subject subject = {.service = service, .input = input};
+    struct subject subject; /* its account is long, and mostly not there */
+    subject.service = service;
+    subject.input = input;
+    subject.id = (struct spiffe_id){0};
+    subject.account_len = 0;
     if (input->id != NULL && spiffe_parse(input->id, strlen(input->id), &subject.id) < 0) {
         snprintf(buf, DP_DETAIL_MAX + 1, "the source's identity is no SPIFFE ID");
         return DP_REASON_UNIDENTIFIED;
@@ -165,23 +224,20 @@ uint16_t policy_authorize(const struct service *service, const struct policy_inp
     if (reason != DP_REASON_NONE)
         return reason;
 
-    const struct policy *first_allow = NULL;
-    for (uint32_t i = 0; i < service->policy_count; i++) { /* DENY come first */
-        const struct policy *policy = service->policies[i];
-        int64_t rule = policy_matches(policy, &subject);
-        if (policy->action == DP_DENY && rule >= 0) {
-            snprintf(buf, DP_DETAIL_MAX + 1, "denied by %s, rule %lld", policy->name,
-                     (long long)rule + 1);
-            return DP_REASON_DENIED;
-        }
-        if (policy->action == DP_ALLOW && rule >= 0)
-            return DP_REASON_NONE;
-        if (policy->action == DP_ALLOW && first_allow == NULL)
-            first_allow = policy;
+    join_account(&subject);
+    const struct rules *rules = service->rules;
+    uint32_t denied = first_of(&subject, service->policies, service->deny_count);
+    if (denied != DP_NONE) {
+        const struct policy *policy = &rules->policies[rules->rules[denied].policy];
+        snprintf(buf, DP_DETAIL_MAX + 1, "denied by %s, rule %u", policy->name,
+                 denied - policy->rule_first + 1);
+        return DP_REASON_DENIED;
     }
-    if (first_allow == NULL)
+    const uint32_t *allow = service->policies + service->deny_count;
+    uint32_t allow_count = service->policy_count - service->deny_count;
+    if (allow_count == 0 || first_of(&subject, allow, allow_count) != DP_NONE)
         return DP_REASON_NONE;
     snprintf(buf, DP_DETAIL_MAX + 1, "no ALLOW policy of %s matches, %s being the first",
-             service->name, first_allow->name);
+             service->name, rules->policies[allow[0]].name);
     return DP_REASON_DENIED;
 }

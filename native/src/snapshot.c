@@ -57,12 +57,9 @@ struct dp_snapshot {
     VECTOR(struct host_entry) hosts;     /* by address and agents alike */
     VECTOR(struct sni_entry) snis;
     VECTOR(struct set_entry) sets;
-    VECTOR(struct policy) policies;
-    VECTOR(struct policy_match) matches;
     VECTOR(struct attachment) attachments;
-    uint32_t rule_count;                 /* of all policies */
-    struct policy_rule *rules;           /* owned, made by sealing: in the order of policies */
-    const struct policy **attached;      /* owned, made by sealing: in the order of services */
+    struct rules rules;
+    uint32_t *attached;                  /* owned, made by sealing: in the order of services */
     struct table bundle_by_domain, service_by_name, host_by_addr, agent_by_id, vips, sni_by_name;
     struct table set_by_id, own_addresses, denied_ids, denied_serials;
 };
@@ -129,9 +126,7 @@ void snapshot_unref(const struct dp_snapshot *const_snap)
     free(snap->hosts.items);
     free(snap->snis.items);
     free(snap->sets.items);
-    free(snap->policies.items);
-    free(snap->rules);
-    free(snap->matches.items);
+    rules_fini(&snap->rules);
     free(snap->attachments.items);
     free(snap->attached);
     arena_fini(&snap->arena);
@@ -408,90 +403,25 @@ int dp_snapshot_add_policy(dp_snapshot *snap, uint8_t action, const char *name,
 {
     if (snap->sealed)
         return -EPERM;
-    if (action > DP_DENY)
-        return -EINVAL;
-    char *text;
-    int r = arena_text(&snap->arena, name, DP_NAME_MAX, &text);
-    if (r == 0)
-        r = RESERVE_ONE(&snap->policies);
-    if (r < 0)
-        return r;
-    *ret_policy = snap->policies.count;
-    snap->policies.items[snap->policies.count++] = (struct policy){.name = text, .action = action};
-    return 0;
+    return rules_add_policy(&snap->rules, &snap->arena, action, name, ret_policy);
 }
 
 int dp_snapshot_add_rule(dp_snapshot *snap, uint32_t policy, uint32_t *ret_rule)
 {
-    if (snap->sealed)
-        return -EPERM;
-    if (policy >= snap->policies.count)
-        return -EINVAL;
-    if (snap->rule_count >= VECTOR_MAX)
-        return -E2BIG;
-    snap->rule_count++;
-    *ret_rule = snap->policies.items[policy].rule_count++;
-    return 0;
-}
-
-static int check_match(const dp_match *match)
-{
-    if (match->part > DP_PART_WHEN || match->field > DP_FIELD_SNI ||
-        match->op > DP_MATCH_PRESENT || match->negated > 1)
-        return -EINVAL;
-    switch (match->field) {
-    case DP_FIELD_IP:
-    case DP_FIELD_REMOTE_IP:
-        return match->op == DP_MATCH_EXACT && match->prefix_len <= 128 ? 0 : -EINVAL;
-    case DP_FIELD_PORT:
-        return match->op == DP_MATCH_EXACT && match->port > 0 ? 0 : -EINVAL;
-    case DP_FIELD_GRADE:
-        return match->op == DP_MATCH_EXACT && match->number <= DP_GRADE_KEY ? 0 : -EINVAL;
-    default: /* a prefix or suffix of nothing would match all; PRESENT says that */
-        return match->op == DP_MATCH_PRESENT || (match->text != NULL && match->text[0] != '\0')
-                   ? 0
-                   : -EINVAL;
-    }
+    return snap->sealed ? -EPERM : rules_add_rule(&snap->rules, policy, ret_rule);
 }
 
 int dp_snapshot_add_match(dp_snapshot *snap, uint32_t policy, uint32_t rule, const dp_match *match)
 {
-    if (snap->sealed)
-        return -EPERM;
-    if (policy >= snap->policies.count || rule >= snap->policies.items[policy].rule_count)
-        return -EINVAL;
-    int r = check_match(match);
-    char *text = "";
-    if (r == 0 && match->text != NULL && match->text[0] != '\0')
-        r = arena_text(&snap->arena, match->text, DP_ID_MAX, &text);
-    if (r == 0)
-        r = RESERVE_ONE(&snap->matches);
-    if (r < 0)
-        return r;
-    struct policy_match *added = &snap->matches.items[snap->matches.count++];
-    *added = (struct policy_match){
-        .policy = policy,
-        .rule = rule,
-        .part = match->part,
-        .field = match->field,
-        .op = match->op,
-        .negated = match->negated,
-        .entry = match->entry,
-        .port = match->port,
-        .prefix_len = match->prefix_len,
-        .number = match->number,
-        .text = text,
-        .text_len = (uint32_t)strlen(text),
-    };
-    memcpy(added->addr, match->addr, sizeof(added->addr));
-    return 0;
+    return snap->sealed ? -EPERM
+                        : rules_add_match(&snap->rules, &snap->arena, policy, rule, match);
 }
 
 int dp_snapshot_attach_policy(dp_snapshot *snap, uint32_t service, uint32_t policy)
 {
     if (snap->sealed)
         return -EPERM;
-    if (service >= snap->services.count || policy >= snap->policies.count)
+    if (service >= snap->services.count || policy >= snap->rules.policy_count)
         return -EINVAL;
     int r = RESERVE_ONE(&snap->attachments);
     if (r < 0)
@@ -591,65 +521,35 @@ static int check_references(const struct dp_snapshot *snap, char *ret_detail, si
     return check_sets(snap, ret_detail, len);
 }
 
-/* By policy, rule, part, entry, field, positive before negated: so an entry's fields lie together. */
-static int compare_matches(const void *a, const void *b)
+static int compare_attachments(const void *a, const void *b)
 {
-    const struct policy_match *x = a, *y = b;
-#define BY(member) \
-    if (x->member != y->member) \
-        return x->member < y->member ? -1 : 1
-    BY(policy);
-    BY(rule);
-    BY(part);
-    BY(entry);
-    BY(field);
-    BY(negated);
-#undef BY
-    return 0;
+    const struct attachment *x = a, *y = b;
+    return x->policy < y->policy ? -1 : x->policy > y->policy;
 }
 
-/* Puts the rules in the order of policies, and gives each its stretch of the sorted matches. */
-static void link_rules(struct dp_snapshot *snap)
-{
-    if (snap->matches.count > 1)
-        qsort(snap->matches.items, snap->matches.count, sizeof(*snap->matches.items),
-              compare_matches);
-    uint32_t rule_at = 0, match_at = 0;
-    for (uint32_t p = 0; p < snap->policies.count; p++) {
-        struct policy *policy = &snap->policies.items[p];
-        policy->rules = snap->rules + rule_at;
-        for (uint32_t r = 0; r < policy->rule_count; r++) {
-            struct policy_rule *rule = &snap->rules[rule_at++];
-            uint32_t start = match_at;
-            while (match_at < snap->matches.count && snap->matches.items[match_at].policy == p &&
-                   snap->matches.items[match_at].rule == r)
-                match_at++;
-            if (match_at > start)
-                *rule = (struct policy_rule){.matches = &snap->matches.items[start],
-                                             .count = match_at - start};
-        }
-    }
-    assert(match_at == snap->matches.count);
-}
-
-/* Gives each service its stretch of attached: DENY first, otherwise in the order they came. */
+/* Gives each service its stretch of attached: DENY first, otherwise in the order of policies. */
 static void link_attachments(struct dp_snapshot *snap)
 {
     uint32_t at = 0;
     for (uint32_t i = 0; i < snap->services.count; i++) {
         struct service *service = &snap->services.items[i].service;
+        service->rules = &snap->rules;
         service->policies = snap->attached + at;
         at += service->policy_count;
         service->policy_count = 0; /* counts again as they are filled in */
     }
+    if (snap->attachments.count > 1)
+        qsort(snap->attachments.items, snap->attachments.count, sizeof(*snap->attachments.items),
+              compare_attachments);
     for (unsigned pass = 0; pass < 2; pass++) {
         uint8_t action = pass == 0 ? DP_DENY : DP_ALLOW;
         for (uint32_t i = 0; i < snap->attachments.count; i++) {
             const struct attachment *attachment = &snap->attachments.items[i];
-            const struct policy *policy = &snap->policies.items[attachment->policy];
             struct service *service = &snap->services.items[attachment->service].service;
-            if (policy->action == action)
-                ((const struct policy **)service->policies)[service->policy_count++] = policy;
+            if (snap->rules.policies[attachment->policy].action != action)
+                continue;
+            ((uint32_t *)service->policies)[service->policy_count++] = attachment->policy;
+            service->deny_count += action == DP_DENY;
         }
     }
 }
@@ -662,17 +562,14 @@ int dp_snapshot_seal(dp_snapshot *snap, char *ret_detail, size_t len)
     if (r < 0)
         return r;
     /* One more than needed: no such thing as an empty array that is not NULL. */
-    snap->rules = calloc(snap->rule_count + 1u, sizeof(*snap->rules));
-    snap->attached = calloc(snap->attachments.count + 1u, sizeof(*snap->attached));
-    if (snap->rules == NULL || snap->attached == NULL) {
-        free(snap->rules);
-        free(snap->attached);
-        snap->rules = NULL;
-        snap->attached = NULL;
-        return -ENOMEM;
+    uint32_t *attached = calloc(snap->attachments.count + 1u, sizeof(*attached));
+    r = attached != NULL ? rules_seal(&snap->rules) : -ENOMEM;
+    if (r < 0) {
+        free(attached);
+        return r;
     }
     /* From here on nothing can fail. */
-    link_rules(snap);
+    snap->attached = attached;
     link_attachments(snap);
     for (uint32_t i = 0; i < snap->services.count; i++) {
         struct service_entry *entry = &snap->services.items[i];

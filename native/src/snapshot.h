@@ -6,6 +6,7 @@
 #include <openssl/ssl.h>
 
 #include "base.h"
+#include "rules.h"
 
 struct dp_leaf {                 /* counted; immutable */
     atomic_uint refs;
@@ -25,28 +26,6 @@ struct dp_bundle {               /* counted; immutable */
     uint8_t fingerprint[32];     /* SHA-256 over the sorted certificates: its generation */
 };
 
-struct policy_match {            /* one value of one field of one entry */
-    uint32_t policy, rule;       /* indexes: of the policy; of the rule in its policy */
-    uint8_t part, field, op, negated;
-    uint16_t entry, port;
-    uint8_t addr[16];
-    uint8_t prefix_len, number;
-    uint32_t text_len;
-    const char *text;            /* borrowed from the snapshot; "" when the field has none */
-};
-
-struct policy_rule {             /* matches are sorted by part, entry, field, negated */
-    const struct policy_match *matches; /* borrowed from the snapshot */
-    uint32_t count;
-};
-
-struct policy {
-    const char *name;            /* borrowed from the snapshot */
-    uint8_t action;
-    const struct policy_rule *rules; /* borrowed from the snapshot */
-    uint32_t rule_count;
-};
-
 struct service {
     const char *name, *namespace_; /* owned by the snapshot */
     uint16_t port;
@@ -54,8 +33,9 @@ struct service {
     const struct dp_leaf *leaf;  /* NULL = none in use */
     uint32_t outbound_set;       /* DP_NONE */
     uint32_t connect_timeout_ms, attempts_max, idle_timeout_ms, duration_max_ms;
-    const struct policy *const *policies; /* DENY first */
-    uint32_t policy_count;
+    const struct rules *rules;   /* borrowed from the snapshot */
+    const uint32_t *policies;    /* indexes in rules: of DENY, then of ALLOW, each ascending */
+    uint32_t policy_count, deny_count; /* of both; of DENY */
 };
 
 struct host {                    /* a source known by address, or by its own leaf */

@@ -361,14 +361,16 @@ static void policies_are_put_in_order(void)
         REQUIRE(service != NULL);
         CHECK_INT(service->policy_count, 4);
         for (uint32_t k = 0; k < service->policy_count; k++) {
-            const struct policy *policy = service->policies[k];
-            CHECK(k == 0 || service->policies[k - 1]->action >= policy->action);
+            const struct rules *rules = service->rules;
+            const struct policy *policy = &rules->policies[service->policies[k]];
+            CHECK_INT(policy->action, k < service->deny_count ? DP_DENY : DP_ALLOW);
             REQUIRE_INT(policy->rule_count, 3);
             unsigned number = 0;
             CHECK_INT(sscanf(policy->name, "p%u", &number), 1);
             for (uint32_t r = 0; r < 3; r++) {
-                REQUIRE_INT(policy->rules[r].count, 1);
-                CHECK_INT(policy->rules[r].matches[0].port, 1 + 100 * number + r);
+                const struct policy_rule *rule = &rules->rules[policy->rule_first + r];
+                REQUIRE_INT(rule->count, 1);
+                CHECK_INT(rule->matches[0].port, 1 + 100 * number + r);
             }
         }
     }

@@ -38,7 +38,7 @@ C_LAYERS = (
     ("aead", "ktls"),
     ("record_key",),
     ("buffer",),
-    ("loop", "endpoints", "spiffe", "record"),
+    ("loop", "endpoints", "spiffe", "record", "rules"),
     ("snapshot", "leaf"),
     ("policy", "sets"),
     ("mailbox",),
