@@ -10,19 +10,17 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
-    ValidationError,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
-from appliance import address
+from appliance import address, yamlfile
 from appliance.errors import InvalidInput
 from appliance.identity import is_label, is_trust_domain
 
@@ -198,16 +196,4 @@ class Site(_Part):
 
 def load_site(path: Path) -> Site:
     """Reads the Site document at path. Raises InvalidInput."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}: write a Site document there") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    try:
-        return Site.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        text = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"{path}: {where or 'the document'}: {text}") from error
+    return yamlfile.read(path, Site, "write a Site document there")

@@ -12,17 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     StrictBool,
     StrictInt,
-    ValidationError,
     model_validator,
 )
 
+from appliance import yamlfile
 from appliance.errors import InvalidInput
 from appliance.paths import shipped
 from appliance.system.offload_settings import FEATURES, SETTINGS, VALUE_MAX, Device
@@ -113,7 +112,7 @@ def load(folder: Path) -> tuple[Profile, ...]:
     """Every *.yaml there, by name. Raises InvalidInput with file and path."""
     found: dict[str, Profile] = {}
     for path in sorted(folder.glob("*.yaml")):
-        profile = _read(path)
+        profile = yamlfile.read(path, Profile)
         if profile.name in found:
             raise InvalidInput(f"{path}: another profile is named {profile.name}: rename one")
         found[profile.name] = profile
@@ -126,22 +125,6 @@ def load(folder: Path) -> tuple[Profile, ...]:
 def known() -> tuple[Profile, ...]:
     """Those that came with this version. Raises InvalidInput."""
     return load(shipped("nic"))
-
-
-def _read(path: Path) -> Profile:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    try:
-        return Profile.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        text = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"{path}: {where or 'the document'}: {text}") from error
 
 
 def _exact(pattern: str) -> int:

@@ -57,3 +57,10 @@ def test_what_is_no_site_is_said_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         load_site(file)
     assert "\n" not in str(caught.value)
+
+
+def test_where_there_is_no_file_it_says_what_to_write(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    with pytest.raises(InvalidInput) as caught:
+        load_site(file)
+    assert str(caught.value) == f"{file}: No such file or directory: write a Site document there"
