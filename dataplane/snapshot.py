@@ -85,7 +85,7 @@ class MatchOp(IntEnum):
 class Prefer(IntEnum):
     """What the operator would have for the records of TLS legs."""
 
-    AUTO = 0  # our own; a bulky stream goes to the kernel where that is cheaper
+    AUTO = 0  # our own, which are measured cheaper than the kernel's
     USER = 1
     OPENSSL = 2
     KTLS = 3
