@@ -7,13 +7,14 @@ while one runs; in return each of its steps is bounded in time.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,7 @@ ETC_NETNS = Path("/etc/netns")
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GONE_S = 10.0  # processes, to be gone once they are killed
 LIST_S = 5.0
+REMOVE_S = 10.0  # all namespaces; the kernel may hold one's mount
 
 
 _said = False
@@ -75,14 +77,11 @@ def cleanup(prefix: str) -> None:
     namespaces = _namespaces(prefix)
     deadline = time.monotonic() + GONE_S
     while (pids := _processes(namespaces)) and time.monotonic() < deadline:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
-    for namespace in namespaces:
-        with suppress(OSError):
-            netns.remove(namespace)
-        shutil.rmtree(ETC_NETNS / namespace, ignore_errors=True)
+        _kill(pids, deadline)
+    # A thread of its own, for the kernel may make the one that asks wait as long as it likes.
+    removing = threading.Thread(target=_remove, args=(namespaces,), daemon=True)
+    removing.start()
+    removing.join(REMOVE_S)
     for left in ETC_NETNS.glob(f"{prefix}-*"):
         shutil.rmtree(left, ignore_errors=True)
     with suppress(OSError):
@@ -103,6 +102,27 @@ def left_behind(prefix: str) -> list[str]:
 
 def _namespaces(prefix: str) -> list[str]:
     return [name for name in netns.listnetns() if name.startswith(f"{prefix}-")]
+
+
+def _kill(pids: Iterable[int], deadline: float) -> None:
+    """Returns when they are gone, or at the deadline."""
+    with ExitStack() as opened:
+        files: list[int] = []
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                files.append(os.pidfd_open(pid))
+                opened.callback(os.close, files[-1])
+                signal.pidfd_send_signal(files[-1], signal.SIGKILL)
+        for file in files:
+            ended = select.poll()
+            ended.register(file, select.POLLIN)
+            ended.poll(max(0.0, deadline - time.monotonic()) * 1000)
+
+
+def _remove(namespaces: Iterable[str]) -> None:
+    for namespace in namespaces:
+        with suppress(OSError):
+            netns.remove(namespace)
 
 
 def _processes(namespaces: list[str]) -> list[int]:
