@@ -1,4 +1,4 @@
-"""One run: its options, its contestants' tasks, interleaved rounds, and what is kept of it.
+"""One run: its options, its contestants' tasks, interleaved rounds, and when they count.
 
 Scenarios say who competes at what; this file holds the rules that are the same for all.
 """
@@ -9,29 +9,31 @@ import contextlib
 import itertools
 import random
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from perf import ratio
+from perf.load_generator import Entered, Metrics
 from perf.peers import sluice
 from perf.peers.contestant import Contestant, Profile, Start, Task, Wiring
 from perf.pki import Material
 from perf.process import BenchError
 
-ORIGIN = 9000
 FIRST_PORT = 10_000
 OURS = "sluice"
-ROUNDS_TIMES_MAX = 3  # as many rounds as were asked for, for so many quiet ones
+AGAIN = " again"  # behind the name of the null's second
+ROUNDS_MIN = 7  # with fewer nothing is kept: an interval would be from the least to the greatest
 SLOW_ROUNDS_MAX = 5  # of what starts everything anew in each, and hardly varies
-Trial = Callable[[Contestant], Awaitable[dict[str, float]]]
+Enter = Callable[[Contestant], Entered]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     rounds: int
-    seconds: float  # that one trial measures
+    seconds: float  # that a contestant is measured for in a round
+    slices: int  # that these seconds are cut into
     profiles: tuple[Profile, ...]
     only: frozenset[str]  # contestants' names; empty = all
     records: str  # the product's record layer; "" = its default
@@ -43,16 +45,24 @@ class Options:
     loads: frozenset[str] = frozenset()  # parts of the scenario; empty = all
 
     @property
+    def slice_seconds(self) -> float:
+        return self.seconds / self.slices
+
+    @property
     def slow_rounds(self) -> int:
         return min(self.rounds, SLOW_ROUNDS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
 class Null:
-    """Who does nothing, and which metric of it tells whether a round was quiet."""
+    """Who takes part twice, and the metric whose ratio to itself says whether a run counts."""
 
     name: str
     metric: str = "cpu_us"
+
+    @property
+    def again(self) -> str:
+        return self.name + AGAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,44 +71,84 @@ class Result:
 
     load: str  # part of the scenario, e.g. "bulk"
     profile: str
-    rounds: dict[str, list[dict[str, float]]]  # by contestant
-    null: Null | None = None  # whose spread decides whether the run counts
-    made: int | None = None  # rounds, quiet or not; None = all of them are kept
+    rounds: dict[str, list[Metrics]]  # by contestant
+    null: Null | None = None  # None: no time is compared with another's
     notes: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def null_spread(self) -> float | None:
-        if self.null is None or self.null.name not in self.rounds:
-            return None
-        return ratio.spread([each[self.null.metric] for each in self.rounds[self.null.name]])
+    def controls(self) -> dict[str, ratio.Control]:
+        """The null against itself, of each metric. Empty: it did not take part twice."""
+        if self.null is None or not {self.null.name, self.null.again} <= self.rounds.keys():
+            return {}
+        one, again = self.rounds[self.null.name], self.rounds[self.null.again]
+        return {
+            metric: ratio.control([r[metric] for r in one], [r[metric] for r in again])
+            for metric in one[0]
+            if all(r[metric] > 0 for r in (*one, *again))
+        }
 
-    def check(self) -> None:
-        """Raises BenchError when the machine was too restless for the run to say anything."""
-        found = self.null_spread
-        if found is not None and found > ratio.SPREAD_MAX:
-            raise BenchError(
-                f"{self.load}: the null relay itself varied by {found:.0%}, more than "
-                f"{ratio.SPREAD_MAX:.0%}: this run says nothing; quieten the machine"
-            )
+    def refusal(self) -> str | None:
+        """Why the machine was too restless for the run to say anything, if so."""
+        if self.null is None or (found := self.controls().get(self.null.metric)) is None:
+            return None
+        if (why := found.why_not()) is None:
+            return None
+        return f"{self.load}: {self.null.name}: {why}: this run says nothing; quieten the machine"
+
+    def too_little(self) -> str | None:
+        """Why it is not kept, if so, though nothing is wrong with it."""
+        if self.null is None:
+            return None
+        if self.null.metric not in self.controls():
+            return f"{self.load}: not kept: {self.null.name} did not take part twice"
+        if (rounds := len(self.rounds[self.null.name])) < ROUNDS_MIN:
+            return f"{self.load}: not kept: {rounds} rounds, of at least {ROUNDS_MIN}"
+        return None
 
     def as_json(self) -> dict[str, Any]:
-        ours = self.rounds.get(OURS)
+        """A metric in which the null does not agree with itself has no ratios; `unsaid` has it."""
+        controls = self.controls()
+        unsaid = {name: why for name, each in controls.items() if (why := each.why_not())}
+        compared = {name: each for name, each in self.rounds.items() if self._is_compared(name)}
+        found = ratio.ratios(compared, OURS) if OURS in compared else {}
+        null = self.null and controls.get(self.null.metric)
         return {
             "load": self.load,
             "profile": self.profile,
-            "rounds": (kept := len(next(iter(self.rounds.values()), []))),
-            "rounds_made": kept if self.made is None else self.made,
-            "null_spread": self.null_spread,
+            "rounds": len(next(iter(self.rounds.values()), [])),
+            "null": self.null and self.null.name,
+            "null_metric": self.null and self.null.metric,
+            "null_ratio": null and null.ratio.as_list(),
+            "null_spread": null and round(null.spread, 4),
+            "drift": null and round(null.drift, 4),
+            "unsaid": unsaid,
             "medians": {
                 name: {metric: round(value, 4) for metric, value in ratio.medians(each).items()}
                 for name, each in self.rounds.items()
             },
             "ratios": {
-                name: {metric: value.as_list() for metric, value in each.items()}
-                for name, each in (ratio.ratios(self.rounds, OURS) if ours else {}).items()
+                name: {
+                    metric: value.as_list()
+                    for metric, value in each.items()
+                    if metric not in unsaid
+                }
+                for name, each in found.items()
             },
             "notes": self.notes,
         }
+
+    def _is_compared(self, name: str) -> bool:
+        return self.null is None or name != self.null.again
+
+
+def again(start: Start) -> Start:
+    """The same program once more, in a process of its own."""
+
+    @contextlib.asynccontextmanager
+    async def started(task: Task) -> AsyncIterator[Contestant]:
+        async with start(task) as found:
+            yield replace(found, name=found.name + AGAIN)
+
+    return started
 
 
 class Bench:
@@ -122,7 +172,6 @@ class Bench:
             wiring=wiring,
             profile=profile,
             port=FIRST_PORT + 10 * number,
-            origin=ORIGIN,
             scratch=scratch,
             material=self.material,
             proxy_processor=self.options.proxy_processor,
@@ -131,10 +180,11 @@ class Bench:
             **changes,
         )
 
-    def wanted(self, starts: Mapping[str, Start]) -> dict[str, Start]:
-        """Those that compete, and what we were before, if asked for."""
+    def wanted(self, starts: Mapping[str, Start], *nulls: Null) -> dict[str, Start]:
+        """Those that compete, what we were before, if asked for, and each null's second."""
         only = self.options.only
         found = {name: start for name, start in starts.items() if not only or name in only}
+        found |= {each.again: again(found[each.name]) for each in nulls if each.name in found}
         if self.options.before is not None:
             found["before"] = sluice.of_tree(self.options.before)
         return found
@@ -144,12 +194,17 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def contestants(
-        self, starts: dict[str, Start], wiring: Wiring, profile: Profile, **changes: Any
+        self,
+        starts: Mapping[str, Start],
+        wiring: Wiring,
+        profile: Profile,
+        *nulls: Null,
+        **changes: Any,
     ) -> AsyncIterator[list[Contestant]]:
         """All that are wanted, running. They idle while another is measured."""
         async with contextlib.AsyncExitStack() as stack:
             running = []
-            for start in self.wanted(starts).values():
+            for start in self.wanted(starts, *nulls).values():
                 task = self.task(wiring, profile, **changes)
                 running.append(await stack.enter_async_context(start(task)))
             yield running
@@ -159,33 +214,32 @@ class Bench:
         load: str,
         profile: Profile,
         contestants: Sequence[Contestant],
-        trial: Trial,
+        trial: Enter,
         null: Null,
     ) -> Result:
-        """Rounds of one trial each, in a new random order each round, until so many as were asked
-        for were quiet; one more round before, which does not count, so that everybody has run
-        once. When there are not enough quiet ones in ROUNDS_TIMES_MAX times as many, all are kept,
-        and `Result.check` judges them."""
-        if not contestants:
+        """Every round counts, but for one before the first, so that everybody has run once."""
+        taking_part = [
+            each for each in contestants if not each.name.endswith(AGAIN) or each.name == null.again
+        ]
+        if not taking_part:
             raise BenchError("nobody competes: see --only")
-        wanted = self.options.rounds
-        found: dict[str, list[dict[str, float]]] = {each.name: [] for each in contestants}
-        await self._round(contestants, trial)
-        for made in range(1, wanted * ROUNDS_TIMES_MAX + 1):
-            for name, metrics in (await self._round(contestants, trial)).items():
-                found[name].append(metrics)
-            quiet = list(range(made))
-            if null.name in found:
-                quiet = ratio.quiet([each[null.metric] for each in found[null.name]])
-            self.say(f"  round {made}: {len(quiet)} quiet of {wanted}")
-            if len(quiet) >= wanted:
-                kept = {name: [rounds[at] for at in quiet] for name, rounds in found.items()}
-                return Result(load, profile, kept, null, made)
-        return Result(load, profile, found, null)
+        rounds: dict[str, list[Metrics]] = {each.name: [] for each in taking_part}
+        await self._round(taking_part, trial)
+        for number in range(1, self.options.rounds + 1):
+            for name, metrics in (await self._round(taking_part, trial)).items():
+                rounds[name].append(metrics)
+            self.say(f"  {load}, {profile}: round {number} of {self.options.rounds}")
+        return Result(load, profile, rounds, null)
 
-    async def _round(
-        self, contestants: Sequence[Contestant], trial: Trial
-    ) -> dict[str, dict[str, float]]:
-        order = list(contestants)
-        self._random.shuffle(order)
-        return {each.name: await trial(each) for each in order}
+    async def _round(self, contestants: Sequence[Contestant], trial: Enter) -> dict[str, Metrics]:
+        """Everybody's clients connect anew; then all measure a slice in turn, in a new random
+        order each time, until everybody has had all of its slices."""
+        async with contextlib.AsyncExitStack() as stack:
+            order = [
+                (each.name, await stack.enter_async_context(trial(each))) for each in contestants
+            ]
+            for _ in range(self.options.slices):
+                self._random.shuffle(order)
+                for _, each in order:
+                    await each.slice()
+            return {name: each.metrics() for name, each in order}

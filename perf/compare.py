@@ -15,6 +15,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from perf.bench import OURS
+
 RESULTS = Path(__file__).parent / "results.jsonl"
 Line = Mapping[str, Any]
 
@@ -67,11 +69,9 @@ def table(lines: Iterable[Line]) -> str:
             name for name in COLUMNS if any(name in medians for medians in line["medians"].values())
         ]
         heads = [COLUMNS[name][0] for name in metrics]
-        spread = line["null_spread"]
         parts.append(
             f"\n**{line['scenario']}, {line['load']}, {line['profile']}** "
-            f"({line['time'][:10]}, {line['commit']}, {line['rounds']} rounds"
-            + (f", null relay ±{spread / 2:.1%}" if spread is not None else "")
+            f"({line['time'][:10]}, {line['commit']}, {line['rounds']} rounds{_control(line)}"
             + (f", {line['notes']}" if line["notes"] else "")
             + ")\n"
         )
@@ -83,6 +83,20 @@ def table(lines: Iterable[Line]) -> str:
     return "\n".join(parts)
 
 
+def _control(line: Line) -> str:
+    """What the null came to against itself. Lines of before have no more than its own drift."""
+    if line["null_spread"] is None:
+        return ""
+    if "null_ratio" not in line:
+        return f", null relay alone ±{line['null_spread'] / 2:.1%}"
+    middle, low, high = line["null_ratio"]
+    return (
+        f"; {line['null']} to itself ×{middle:.3f}, {low:.3f}–{high:.3f}, rounds within "
+        f"{line['null_spread']:.1%}; drift {line['drift']:.0%}"
+        + "".join(f"; no ratio of {name}: {why}" for name, why in line["unsaid"].items())
+    )
+
+
 def _cell(line: Line, name: str, metric: str, medians: Mapping[str, float]) -> str:
     if metric not in medians:
         return ""
@@ -92,11 +106,12 @@ def _cell(line: Line, name: str, metric: str, medians: Mapping[str, float]) -> s
 
 
 def metric_of(line: Line) -> str | None:
-    """The one that says most, of those that have a ratio."""
+    """The one that says most, of those that have a ratio, or would on a machine at rest."""
     names = ("p99_us",) if line["load"] == "latency" else PLOTTED
-    return next(
-        (name for name in names if any(name in each for each in line["ratios"].values())), None
-    )
+    known = line.get("unsaid", {}).keys() | {
+        name for each in line["ratios"].values() for name in each
+    }
+    return next((name for name in names if line["ratios"] and name in known), None)
 
 
 def summary(lines: Iterable[Line]) -> str:
@@ -111,7 +126,7 @@ def summary(lines: Iterable[Line]) -> str:
             heads = ["load", "of what", "ours", *peers]
             tables[peers] = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         title, digits = COLUMNS[metric]
-        ours = next(each for name, each in line["medians"].items() if name not in peers)
+        ours = line["medians"][OURS]
         cells = [
             " ".join(dict.fromkeys((line["scenario"], line["load"], line["profile"]))),
             title,
@@ -119,7 +134,8 @@ def summary(lines: Iterable[Line]) -> str:
         ]
         for peer in peers:
             ratio = line["ratios"][peer].get(metric)
-            cells.append(f"{ratio[0]:.2f} ({ratio[1]:.2f}–{ratio[2]:.2f})" if ratio else "")
+            nothing = "restless" if metric in line.get("unsaid", {}) else ""
+            cells.append(f"{ratio[0]:.2f} ({ratio[1]:.2f}–{ratio[2]:.2f})" if ratio else nothing)
         tables[peers].append("| " + " | ".join(cells) + " |")
     return "\n\n".join("\n".join(rows) for rows in tables.values())
 

@@ -1,9 +1,9 @@
 """What may be said from repeated rounds. Pure arithmetic, seeded; measures nothing.
 
 A shared machine's speed drifts, so absolute figures of different minutes cannot be compared.
-Within one round all contestants run within seconds of each other: a claim is the median of the
-rounds' ratios, with a bootstrap interval, and none is made when even the relay that does nothing
-varied too much. Rounds are chosen by that relay alone.
+Within one round all contestants run slices in turn: a claim is the median of the rounds' ratios,
+with a bootstrap interval. Whether the machine was quiet enough for claims is asked of the same
+statistic: the ratio of a contestant that does nothing to itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from statistics import median, quantiles
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
-SPREAD_MAX = 0.15  # of the null relay, else the run says nothing
+SPREAD_MAX = 0.15  # of the null's ratio to itself, else the run says nothing
+BIAS_MAX = 0.02  # of that ratio's median from 1, beyond its interval
 
 Rounds = Sequence[Mapping[str, float]]  # one contestant's metrics, a round each
 
@@ -32,42 +33,51 @@ class Ratio:
         return [round(value, 4) for value in (self.median, self.low, self.high)]
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 1) -> Ratio:
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the same program twice came to, in one metric: nothing but the machine differs."""
+
+    ratio: Ratio
+    spread: float  # of the rounds' ratios
+    drift: float  # of the first one's own figure: what pairing takes away
+
+    def why_not(self) -> str | None:
+        """Why nothing may be said of this metric, if so."""
+        if self.spread > SPREAD_MAX:
+            return f"its ratio to itself varied by {self.spread:.0%}, more than {SPREAD_MAX:.0%}"
+        if self.ratio.low > 1 + BIAS_MAX or self.ratio.high < 1 - BIAS_MAX:
+            return f"its ratio to itself is {self.ratio.median:.3f}, off 1 by more than chance"
+        return None
+
+
+def each_ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Of values of the same rounds. Raises ValueError: no rounds, or not the same number."""
-    each = [a / b for a, b in zip(ours, theirs, strict=True)]
-    if not each:
+    found = [a / b for a, b in zip(ours, theirs, strict=True)]
+    if not found:
         raise ValueError("a ratio needs at least one round")
+    return found
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 1) -> Ratio:
+    each = each_ratio(ours, theirs)
     draw = random.Random(seed)
     medians = sorted(median(draw.choices(each, k=len(each))) for _ in range(RESAMPLES))
     edge = int(RESAMPLES * (1 - CONFIDENCE) / 2)
     return Ratio(median(each), medians[edge], medians[-1 - edge])
 
 
+def control(one: Sequence[float], again: Sequence[float]) -> Control:
+    """Of the rounds of a contestant and of the same program once more."""
+    return Control(ratio(one, again), spread(each_ratio(one, again)), spread(one))
+
+
 def spread(values: Sequence[float]) -> float:
     """From the tenth to the ninetieth percentile, as a part of the median; with fewer than ten
     values, from the smallest to the largest."""
     if len(values) < 10:
-        return range_of(values)
+        return (max(values) - min(values)) / median(values)
     deciles = quantiles(values, n=10, method="inclusive")
     return (deciles[-1] - deciles[0]) / median(values)
-
-
-def range_of(values: Sequence[float]) -> float:
-    """From the smallest to the largest, as a part of the median."""
-    return (max(values) - min(values)) / median(values)
-
-
-def quiet(values: Sequence[float]) -> list[int]:
-    """Which of the rounds of the null relay: the most that lie within SPREAD_MAX of each other."""
-    order = sorted(range(len(values)), key=lambda at: values[at])
-    best: list[int] = []
-    begin = 0
-    for end in range(len(order)):
-        while range_of([values[at] for at in order[begin : end + 1]]) > SPREAD_MAX:
-            begin += 1
-        if end + 1 - begin > len(best):
-            best = order[begin : end + 1]
-    return sorted(best)
 
 
 def medians(rounds: Rounds) -> dict[str, float]:

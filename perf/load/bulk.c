@@ -1,4 +1,4 @@
-/* bulk.c: streams that send as fast as they are taken. */
+/* bulk.c: streams that send as fast as they are taken, while they are let go. */
 #include "load.h"
 
 #include <errno.h>
@@ -9,8 +9,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static const struct options *options;
+static struct watch *streams;
+static uint32_t count;
 static char data[SCRATCH_BYTES];
 static size_t at_once;
+static uint64_t sent;
 
 static void ready(struct watch *watch, uint32_t events)
 {
@@ -18,40 +22,78 @@ static void ready(struct watch *watch, uint32_t events)
     ssize_t n = send(watch->fd, data, at_once, MSG_NOSIGNAL);
     if (n < 0 && errno != EAGAIN)
         die("a bulk stream broke: %s", strerror(errno));
+    sent += n < 0 ? 0 : (uint64_t)n;
 }
 
-void bulk_start(const struct sockaddr_in *target, uint32_t connections, size_t bytes)
+/* Turns until one of two numbers has come up to the other, or dies. */
+static void wait_for(const char *what, const uint64_t *number, const uint64_t *wanted)
 {
-    at_once = bytes;
-    memset(data, BULK_BYTE, sizeof(data));
-    for (uint32_t i = 0; i < connections; i++) {
-        struct watch *watch = calloc(1, sizeof(*watch));
-        int fd = tcp_connect(target);
-        if (watch == NULL || fd < 0)
-            die("connect: %s", strerror(watch == NULL ? ENOMEM : -fd));
-        *watch = (struct watch){.fd = fd, .ready = ready};
-        loop_add(watch, EPOLLOUT);
+    uint64_t deadline_ns = now_ns() + (uint64_t)(options->patience * 1e9);
+    while (*number < *wanted) {
+        loop_turn(1);
+        if (now_ns() > deadline_ns)
+            die("%" PRIu64 " of %" PRIu64 " %s at the origin after %.0f s", *number, *wanted,
+                what, options->patience);
     }
 }
 
-static void run_until(uint64_t end_ns)
+void bulk_go(void)
 {
-    while (now_ns() < end_ns)
-        loop_turn(10);
+    for (uint32_t i = 0; i < count; i++)
+        loop_add(&streams[i], EPOLLOUT);
 }
 
-int bulk_run(const struct options *options)
+void bulk_rest(void)
 {
+    for (uint32_t i = 0; i < count; i++)
+        loop_remove(&streams[i]);
+    wait_for("bytes arrived", &origin_bulk_bytes, &sent);
+}
+
+void bulk_open(const struct options *given, uint32_t connections, size_t bytes)
+{
+    options = given;
+    at_once = bytes;
+    count = connections;
+    memset(data, BULK_BYTE, sizeof(data));
+    streams = calloc(connections, sizeof(*streams));
+    if (streams == NULL)
+        die("no memory");
+    for (uint32_t i = 0; i < connections; i++) {
+        int fd = tcp_connect(&options->target);
+        if (fd < 0)
+            die("connect: %s", strerror(-fd));
+        streams[i] = (struct watch){.fd = fd, .ready = ready};
+    }
+    bulk_go();
+    wait_for("bulk streams are", &origin_bulk_streams, &(uint64_t){connections});
+    bulk_rest();
+}
+
+static void run_for(double seconds)
+{
+    uint64_t end_ns = now_ns() + (uint64_t)(seconds * 1e9);
+    bulk_go();
+    while (now_ns() < end_ns)
+        loop_turn(10);
+    bulk_rest();
+}
+
+static void slice(bool beside)
+{
+    (void)beside;
     struct window window;
-    bulk_start(&options->target, options->connections, sizeof(data));
-    run_until(now_ns() + (uint64_t)(options->warmup * 1e9));
+    run_for(options->warmup);
     uint64_t before = origin_bulk_bytes;
-    if (before == 0)
-        die("nothing arrived at the origin within %.1f s", options->warmup);
     window_open(&window, options);
-    run_until(window.begin_ns + (uint64_t)(options->seconds * 1e9));
+    run_for(options->seconds);
     window_close(&window);
     window_print(&window);
     printf(", \"bytes\": %" PRIu64 "}\n", origin_bulk_bytes - before);
-    return 0;
+}
+
+int bulk_run(const struct options *given)
+{
+    bulk_open(given, given->connections, sizeof(data));
+    return slices_run(given, slice);
 }

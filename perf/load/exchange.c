@@ -237,16 +237,67 @@ static void settle(void)
     quiet = false;
 }
 
-static void print(const struct window *window)
+static void print(const struct window *window, uint64_t bulk_bytes)
 {
     window_print(window);
     printf(", \"count\": %" PRIu64, histogram_count(latency));
     for (int i = 0; i < FAILURES; i++)
         printf(", \"%s\": %" PRIu64, failure_names[i], failures[i]);
-    printf(", \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, "
-           "\"max_us\": %.1f, \"bulk_bytes\": %" PRIu64 "}\n",
-           histogram_us(latency, 0.5), histogram_us(latency, 0.9), histogram_us(latency, 0.99),
-           histogram_us(latency, 0.999), histogram_us(latency, 1), origin_bulk_bytes);
+    printf(", \"bulk_bytes\": %" PRIu64 ", \"latency\": ", bulk_bytes);
+    histogram_print(latency);
+    puts("}");
+}
+
+/* As fast as they can, for that long; then nothing is under way. */
+static void run_closed(double seconds)
+{
+    for (uint32_t i = 0; i < options->connections; i++)
+        if (clients[i].state == ABSENT || clients[i].state == IDLE)
+            next(&clients[i]);
+    run_for(seconds);
+    settle();
+}
+
+static void begin_anew(void)
+{
+    histogram_clear(latency);
+    begun = ended = arrivals = 0;
+    total = UINT64_MAX;
+    for (uint32_t i = 0; i < options->connections; i++)
+        clients[i].turn = 0;
+}
+
+static void slice(bool beside)
+{
+    struct window window;
+    if (beside)
+        bulk_go();
+    if (options->warmup > 0)
+        run_closed(options->warmup);
+    if (beside)
+        bulk_rest();
+    begin_anew();
+    uint64_t bulk_before = origin_bulk_bytes;
+    window_open(&window, options);
+    if (beside)
+        bulk_go();
+    start_ns = window.begin_ns;
+    paced = options->rate > 0;
+    if (options->total != 0)
+        total = options->total;
+    if (paced) {
+        run_by_clock();
+        paced = false;
+    } else {
+        run_closed(options->seconds);
+    }
+    uint64_t bulk_bytes = origin_bulk_bytes - bulk_before;
+    if (beside)
+        bulk_rest();
+    window_close(&window);
+    print(&window, bulk_bytes);
+    memset(failures, 0, sizeof(failures)); /* those of connecting and of warming up count too */
+    begin_anew();
 }
 
 int exchange_run(const struct options *given, bool fresh_connections)
@@ -261,36 +312,11 @@ int exchange_run(const struct options *given, bool fresh_connections)
         clients[i].watch.fd = -1;
     latency = histogram_new();
     total = UINT64_MAX;
-
     if (options->bulk > 0)
-        bulk_start(&options->bulk_target, options->bulk, BESIDE_BYTES);
-    if (!fresh)
+        bulk_open(options, options->bulk, BESIDE_BYTES);
+    if (!fresh) {
         connect_all();
-    else if (options->warmup > 0)
-        for (uint32_t i = 0; i < options->connections; i++)
-            next(&clients[i]);
-    run_for(options->warmup);
-    if (options->rate > 0)
         settle();
-
-    free(latency);
-    latency = histogram_new();
-    memset(failures, 0, sizeof(failures));
-    begun = ended = origin_bulk_bytes = 0;
-    struct window window;
-    window_open(&window, options);
-    start_ns = window.begin_ns;
-    paced = options->rate > 0;
-    if (options->total != 0)
-        total = options->total;
-    for (uint32_t i = 0; fresh && !paced && i < options->connections; i++)
-        if (clients[i].state == ABSENT)
-            next(&clients[i]);
-    if (paced)
-        run_by_clock();
-    else
-        run_for(options->seconds);
-    window_close(&window);
-    print(&window);
-    return 0;
+    }
+    return slices_run(options, slice);
 }

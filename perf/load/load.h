@@ -14,7 +14,7 @@ enum { BULK_BYTE = 'B', REQUEST_BYTE = 'R', SCRATCH_BYTES = 1 << 18, PIDS_MAX = 
 
 struct options {
     const char *mode;
-    struct sockaddr_in target, bulk_target;
+    struct sockaddr_in target;
     uint16_t origin;             /* port on 127.0.0.1 to serve at; 0 = no origin here */
     uint32_t connections;
     uint32_t bulk;               /* bulk streams beside requests */
@@ -22,6 +22,7 @@ struct options {
     uint64_t total;              /* exchanges in all; 0 = until the time is over */
     double seconds, warmup, rate; /* rate: exchanges a second by the clock; 0 = closed loop */
     double patience;             /* seconds that one exchange may take */
+    bool slices;                 /* one for each line of standard input; else a single one */
     int pids[PIDS_MAX];          /* whose processor time is measured */
     size_t pid_count;
 };
@@ -33,6 +34,7 @@ struct watch {
 };
 void loop_init(void);
 void loop_add(struct watch *watch, uint32_t events);
+void loop_remove(struct watch *watch);
 void loop_turn(int timeout_ms);
 int tcp_listen(uint16_t port);
 int tcp_connect(const struct sockaddr_in *to); /* -errno */
@@ -46,9 +48,11 @@ uint64_t cpu_ns_own(void);
 struct histogram *histogram_new(void);
 void histogram_add(struct histogram *histogram, uint64_t ns);
 uint64_t histogram_count(const struct histogram *histogram);
-double histogram_us(const struct histogram *histogram, double quantile);
+void histogram_clear(struct histogram *histogram);
+void histogram_print(const struct histogram *histogram); /* [[from µs, how many], …] */
 
-struct window { /* what is measured, from open to close */
+/* What is measured, from rest to rest: a thread's processor time is whole only when it sleeps. */
+struct window {
     const struct options *options;
     uint64_t begin_ns, end_ns, cpu_ns, load_cpu_ns;
 };
@@ -58,15 +62,21 @@ void window_close(struct window *window);
 void window_print(const struct window *window);
 
 /* origin.c */
-extern uint64_t origin_bulk_bytes; /* taken in so far */
+extern uint64_t origin_bulk_bytes;   /* taken in so far */
+extern uint64_t origin_bulk_streams; /* of which a byte has come */
 void origin_start(const struct options *options);
 
 /* bulk.c */
-void bulk_start(const struct sockaddr_in *target, uint32_t connections, size_t bytes); /* a send */
+void bulk_open(const struct options *options, uint32_t connections, size_t bytes); /* a send */
+void bulk_go(void);
+void bulk_rest(void); /* returns when all that was sent has arrived */
 int bulk_run(const struct options *options);
 
 /* exchange.c: requests over kept connections, or a connection each */
 int exchange_run(const struct options *options, bool fresh);
+
+/* slices.c. beside: bulk streams too */
+int slices_run(const struct options *options, void (*slice)(bool beside));
 
 /* hold.c: idle connections */
 int hold_run(const struct options *options);

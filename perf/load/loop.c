@@ -38,6 +38,12 @@ void loop_add(struct watch *watch, uint32_t events)
         die("epoll_ctl: %s", strerror(errno));
 }
 
+void loop_remove(struct watch *watch)
+{
+    if (epoll_ctl(epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL) < 0)
+        die("epoll_ctl: %s", strerror(errno));
+}
+
 void loop_turn(int timeout_ms)
 {
     struct epoll_event events[256];

@@ -1,5 +1,5 @@
 /* main.c: arguments of the load generator. Prints one JSON object.
- *   load bulk|requests|connections|hold --target ADDRESS:PORT [--origin PORT] … */
+ *   load bulk|requests|connections|hold --target ADDRESS:PORT [--origin PORT] … [--slices] */
 #include "load.h"
 
 #include <arpa/inet.h>
@@ -52,13 +52,12 @@ static void parse(struct options *options, int argc, char **argv)
         {"total", required_argument, NULL, 'n'},       {"request-bytes", required_argument, NULL, 'q'},
         {"reply-bytes", required_argument, NULL, 'a'}, {"patience", required_argument, NULL, 'p'},
         {"cpu-of", required_argument, NULL, 'u'},      {"bulk", required_argument, NULL, 'b'},
-        {"bulk-target", required_argument, NULL, 'B'}, {NULL, 0, NULL, 0},
+        {"slices", no_argument, NULL, 'S'},            {NULL, 0, NULL, 0},
     };
     for (int at = 0, c; (c = getopt_long(argc, argv, "", names, &at)) != -1;) {
         const char *name = c == '?' ? "" : names[at].name;
         switch (c) {
         case 't': options->target = address(optarg); break;
-        case 'B': options->bulk_target = address(optarg); break;
         case 'o': options->origin = (uint16_t)number(name, optarg, 1, 65535); break;
         case 'c': options->connections = (uint32_t)number(name, optarg, 1, 1000000); break;
         case 'b': options->bulk = (uint32_t)number(name, optarg, 0, 1024); break;
@@ -69,14 +68,13 @@ static void parse(struct options *options, int argc, char **argv)
         case 'q': options->request_bytes = (uint32_t)number(name, optarg, 1, SCRATCH_BYTES); break;
         case 'a': options->reply_bytes = (uint32_t)number(name, optarg, 1, SCRATCH_BYTES); break;
         case 'p': options->patience = number(name, optarg, 0.1, 600); break;
+        case 'S': options->slices = true; break;
         case 'u': add_pids(options, optarg); break;
         default: exit(2);
         }
     }
     if (optind != argc || options->target.sin_family == 0)
         die("give --target and no other words");
-    if (options->bulk > 0 && options->bulk_target.sin_family == 0)
-        options->bulk_target = options->target;
 }
 
 int main(int argc, char **argv)

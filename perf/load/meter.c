@@ -10,7 +10,7 @@
 #include <time.h>
 
 /* Log-linear: 64 buckets an octave, so a value is off by less than 1.6 %. */
-enum { SUB = 64, BUCKETS = SUB * 60 };
+enum { SUB = 64, BUCKETS = SUB * 60, REST_NS_MAX = 20000000 };
 struct histogram {
     uint64_t count, buckets[BUCKETS];
 };
@@ -45,24 +45,66 @@ static uint64_t cpu_ns_of_task(const char *path)
     return ns;
 }
 
-uint64_t cpu_ns_of(const int *pids, size_t count)
+/* Calls see with the path of each thread's directory until it says false. */
+static bool threads_of(const int *pids, size_t count, bool (*see)(const char *path, uint64_t *sum),
+                       uint64_t *sum)
 {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < count; i++) {
+    bool more = true;
+    for (size_t i = 0; i < count && more; i++) {
         char path[320];
         snprintf(path, sizeof(path), "/proc/%d/task", pids[i]);
         DIR *tasks = opendir(path);
         if (tasks == NULL)
             die("process %d, which is measured: %s", pids[i], strerror(errno));
-        for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+        for (struct dirent *task; more && (task = readdir(tasks)) != NULL;) {
             if (task->d_name[0] == '.')
                 continue;
-            snprintf(path, sizeof(path), "/proc/%d/task/%s/schedstat", pids[i], task->d_name);
-            sum += cpu_ns_of_task(path);
+            snprintf(path, sizeof(path), "/proc/%d/task/%s", pids[i], task->d_name);
+            more = see(path, sum);
         }
         closedir(tasks);
     }
+    return more;
+}
+
+static bool add_cpu_ns(const char *task, uint64_t *sum)
+{
+    char path[340];
+    snprintf(path, sizeof(path), "%s/schedstat", task);
+    *sum += cpu_ns_of_task(path);
+    return true;
+}
+
+uint64_t cpu_ns_of(const int *pids, size_t count)
+{
+    uint64_t sum = 0;
+    (void)threads_of(pids, count, add_cpu_ns, &sum);
     return sum;
+}
+
+static bool sleeps(const char *task, uint64_t *sum)
+{
+    char path[340], line[512] = "";
+    (void)sum;
+    snprintf(path, sizeof(path), "%s/stat", task);
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return true; /* a thread that ended meanwhile */
+    char *got = fgets(line, sizeof(line), file);
+    fclose(file);
+    const char *name_end = got == NULL ? NULL : strrchr(line, ')');
+    return name_end == NULL || name_end[1] == 0 || name_end[2] != 'R';
+}
+
+/* The kernel adds a running thread's time up only at ticks. What has work of its own is not
+ * waited for any longer than it takes to drain. */
+static void wait_for_rest(const struct options *options)
+{
+    for (uint64_t end_ns = now_ns() + REST_NS_MAX; now_ns() < end_ns;) {
+        if (threads_of(options->pids, options->pid_count, sleeps, NULL))
+            return;
+        nanosleep(&(struct timespec){.tv_nsec = REST_NS_MAX / 100}, NULL);
+    }
 }
 
 struct histogram *histogram_new(void)
@@ -86,22 +128,30 @@ uint64_t histogram_count(const struct histogram *histogram)
     return histogram->count;
 }
 
-double histogram_us(const struct histogram *histogram, double quantile)
+void histogram_clear(struct histogram *histogram)
 {
-    uint64_t seen = 0, wanted = (uint64_t)((double)histogram->count * quantile);
+    memset(histogram, 0, sizeof(*histogram));
+}
+
+void histogram_print(const struct histogram *histogram)
+{
+    const char *comma = "";
+    putchar('[');
     for (size_t at = 0; at < BUCKETS; at++) {
-        seen += histogram->buckets[at];
-        if (seen > wanted || (seen == histogram->count && seen > 0)) {
-            size_t shift = at < 2 * SUB ? 0 : at / SUB - 1;
-            return (double)((uint64_t)(at - shift * SUB) << shift) / 1000.0;
-        }
+        size_t shift = at < 2 * SUB ? 0 : at / SUB - 1;
+        if (histogram->buckets[at] == 0)
+            continue;
+        printf("%s[%.3f, %" PRIu64 "]", comma,
+               (double)((uint64_t)(at - shift * SUB) << shift) / 1000.0, histogram->buckets[at]);
+        comma = ", ";
     }
-    return 0;
+    putchar(']');
 }
 
 void window_open(struct window *window, const struct options *options)
 {
     window->options = options;
+    wait_for_rest(options);
     window->cpu_ns = cpu_ns_of(options->pids, options->pid_count);
     window->load_cpu_ns = cpu_ns_own();
     window->begin_ns = now_ns();
@@ -110,9 +160,10 @@ void window_open(struct window *window, const struct options *options)
 void window_close(struct window *window)
 {
     window->end_ns = now_ns();
+    window->load_cpu_ns = cpu_ns_own() - window->load_cpu_ns;
+    wait_for_rest(window->options);
     window->cpu_ns =
         cpu_ns_of(window->options->pids, window->options->pid_count) - window->cpu_ns;
-    window->load_cpu_ns = cpu_ns_own() - window->load_cpu_ns;
 }
 
 void window_print(const struct window *window)

@@ -14,6 +14,7 @@ struct served {
 };
 
 uint64_t origin_bulk_bytes;
+uint64_t origin_bulk_streams;
 static struct watch listener;
 static const struct options *options;
 static char scratch[SCRATCH_BYTES];
@@ -48,8 +49,10 @@ static void ready(struct watch *watch, uint32_t events)
         end(served);
         return;
     }
-    if (served->kind == 0)
+    if (served->kind == 0) {
         served->kind = (uint8_t)scratch[0];
+        origin_bulk_streams += served->kind == BULK_BYTE;
+    }
     if (served->kind == BULK_BYTE)
         origin_bulk_bytes += (uint64_t)n;
     else if (served->kind != REQUEST_BYTE || !answer(served, (size_t)n))

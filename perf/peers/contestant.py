@@ -11,6 +11,7 @@ from pathlib import Path
 from perf.pki import Material
 
 LOOPBACK = "127.0.0.1"
+ORIGIN_STEP = 9  # from a task's first port: where its own load generator is the origin
 
 
 class Wiring(StrEnum):
@@ -30,7 +31,6 @@ class Task:
     wiring: Wiring
     profile: Profile
     port: int
-    origin: int  # port on loopback
     scratch: Path  # 0755, its own
     material: Material
     proxy_processor: int
@@ -40,6 +40,11 @@ class Task:
     records: str = ""  # the product's record layer; "" = its default
     tree: Path | None = None  # another checkout, built, whose data plane runs; None = this one
 
+    @property
+    def origin(self) -> int:
+        """A port on loopback."""
+        return self.port + ORIGIN_STEP
+
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
@@ -48,6 +53,10 @@ class Contestant:
     port: int
     load_processor: int
     pids: Callable[[], tuple[int, ...]]  # all its processes, now
+
+    @property
+    def origin(self) -> int:
+        return self.port + ORIGIN_STEP
 
 
 Start = Callable[[Task], AbstractAsyncContextManager[Contestant]]

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from perf import load_generator as load
-from perf.bench import ORIGIN, Bench, Null, Result
+from perf.bench import Bench, Null, Result
+from perf.load_generator import Entered
 from perf.peers.contestant import Contestant, Wiring
 from perf.scenarios.l4_mtls import PEERS
 
+NULL = Null("null-copy")
+KINDS = {"full": False, "resumed": True}  # whether clients keep sessions
+
 
 async def run(bench: Bench) -> AsyncIterator[Result]:
-    async def fresh(contestant: Contestant) -> dict[str, float]:
-        return await load.connections(contestant, ORIGIN, bench.options.seconds)
+    def fresh(contestant: Contestant) -> Entered:
+        return load.connections(contestant, bench.options.slice_seconds)
 
     for profile in bench.options.profiles:
-        for name, resume in (("full", False), ("resumed", True)):
-            async with bench.contestants(PEERS, Wiring.PAIR, profile, resume=resume) as running:
-                yield await bench.interleave(name, profile, running, fresh, Null("null-copy"))
+        for name, resume in filter(lambda each: bench.measures(each[0]), KINDS.items()):
+            async with bench.contestants(
+                PEERS, Wiring.PAIR, profile, NULL, resume=resume
+            ) as running:
+                yield await bench.interleave(name, profile, running, fresh, NULL)

@@ -11,7 +11,7 @@ import random
 from collections.abc import AsyncIterator
 
 from perf import load_generator as load
-from perf.bench import ORIGIN, Bench, Result
+from perf.bench import Bench, Result
 from perf.peers.contestant import Contestant, Profile, Wiring
 from perf.process import private_bytes
 from perf.scenarios.l4_mtls import PEERS
@@ -23,9 +23,9 @@ KIB = 1024
 
 
 async def _each(contestant: Contestant) -> dict[str, float]:
-    async with load.held(contestant, ORIGIN, WARM):
+    async with load.held(contestant, WARM):
         before = private_bytes(contestant.pids())
-    async with load.held(contestant, ORIGIN, STREAMS):
+    async with load.held(contestant, STREAMS):
         after = private_bytes(contestant.pids())
     each = (after - before) / (STREAMS - WARM) / KIB
     return {

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from perf import load_generator as load
-from perf.bench import ORIGIN, Bench, Null, Result
+from perf.bench import Bench, Null, Result
+from perf.load_generator import Entered
 from perf.peers import envoy, haproxy, nginx, null, sluice
 from perf.peers.contestant import Contestant, Profile, Start, Wiring
 
@@ -27,7 +28,7 @@ async def run(
     bench: Bench, peers: dict[str, Start] = PEERS, wiring: Wiring = Wiring.PLAIN
 ) -> AsyncIterator[Result]:
     for profile in bench.options.profiles:
-        async with bench.contestants(peers, wiring, profile) as running:
+        async with bench.contestants(peers, wiring, profile, NULL_BULK, NULL_SMALL) as running:
             if bench.measures("bulk"):
                 yield await _bulk(bench, profile, running)
             if bench.measures("small"):
@@ -38,27 +39,31 @@ async def run(
 
 
 async def _bulk(bench: Bench, profile: Profile, running: Sequence[Contestant]) -> Result:
-    async def trial(contestant: Contestant) -> dict[str, float]:
-        return await load.bulk(contestant, ORIGIN, bench.options.seconds)
+    def trial(contestant: Contestant) -> Entered:
+        return load.bulk(contestant, bench.options.slice_seconds)
 
     return await bench.interleave("bulk", profile, running, trial, NULL_BULK)
 
 
 async def _small(bench: Bench, profile: Profile, running: Sequence[Contestant]) -> Result:
-    async def trial(contestant: Contestant) -> dict[str, float]:
-        return await load.requests(contestant, ORIGIN, bench.options.seconds)
+    def trial(contestant: Contestant) -> Entered:
+        return load.requests(contestant, bench.options.slice_seconds)
 
     return await bench.interleave("small", profile, running, trial, NULL_SMALL)
 
 
 async def _latency(bench: Bench, profile: Profile, running: Sequence[Contestant]) -> Result:
     """At a rate that each of them can serve."""
-    seconds = bench.options.seconds
-    rates = [(await load.requests(each, ORIGIN, seconds))["rate"] for each in running]
+    seconds = bench.options.slice_seconds
+    rates = []
+    for each in running:
+        async with load.requests(each, seconds) as closed:
+            await closed.slice()
+            rates.append(closed.metrics()["rate"])
     rate = round(min(rates) * LOAD_PART)
 
-    async def trial(contestant: Contestant) -> dict[str, float]:
-        return await load.requests(contestant, ORIGIN, seconds, rate=rate)
+    def trial(contestant: Contestant) -> Entered:
+        return load.requests(contestant, seconds, rate=rate)
 
     result = await bench.interleave("latency", profile, running, trial, NULL_SMALL)
     return replace(result, notes={"rate": rate})

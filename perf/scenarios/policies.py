@@ -13,7 +13,8 @@ from ipaddress import IPv4Address
 
 from dataplane import snapshot as s
 from perf import load_generator as load
-from perf.bench import ORIGIN, OURS, Bench, Null, Result
+from perf.bench import OURS, Bench, Null, Result
+from perf.load_generator import Entered
 from perf.peers import sluice
 from perf.peers.contestant import Contestant, Profile, Start, Task, Wiring
 
@@ -72,18 +73,21 @@ STARTS = {
 }
 
 
+NULL = Null("one policy")
+
+
 async def run(bench: Bench) -> AsyncIterator[Result]:
-    seconds = bench.options.seconds
+    seconds = bench.options.slice_seconds
 
-    async def fresh(contestant: Contestant) -> dict[str, float]:
-        return await load.connections(contestant, ORIGIN, seconds)
+    def fresh(contestant: Contestant) -> Entered:
+        return load.connections(contestant, seconds)
 
-    async def small(contestant: Contestant) -> dict[str, float]:
-        return await load.requests(contestant, ORIGIN, seconds)
+    def small(contestant: Contestant) -> Entered:
+        return load.requests(contestant, seconds)
 
-    async with bench.contestants(STARTS, Wiring.PLAIN, Profile.MESH) as running:
+    async with bench.contestants(STARTS, Wiring.PLAIN, Profile.MESH, NULL) as running:
         notes = {"policies": POLICIES, "rules": RULES}
         for name, trial in (("connections", fresh), ("small", small)):
-            null = Null("one policy")
-            result = await bench.interleave(name, Profile.MESH, running, trial, null)
-            yield replace(result, notes=notes)
+            if bench.measures(name):
+                result = await bench.interleave(name, Profile.MESH, running, trial, NULL)
+                yield replace(result, notes=notes)

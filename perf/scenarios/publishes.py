@@ -1,8 +1,12 @@
 """Ten publishes a second beside requests by the clock: does anybody notice?
 
-The same process with and without them, interleaved: whole snapshots in turn with single sets.
-Who publishes, this harness here, shares the proxy's processor, as the daemon on a box with as many
-workers as processors does; the clients' processor is theirs alone.
+The same process, interleaved over the same connections: `no publishes`, twice, for a control;
+`published elsewhere`, where the publisher is at work for another box of ours that carries nothing;
+and with publishes of its own. Whole snapshots take turns with single sets. Who publishes, this
+harness here, and both boxes share the proxies' processor, as the daemon on a box with as many
+workers as processors does; the clients' processor is theirs alone. So ours / elsewhere is what it
+means to be published to, with the same work done on the same processor in both; ours / none also
+has the publisher's.
 """
 
 from __future__ import annotations
@@ -15,12 +19,17 @@ from dataclasses import replace
 from dataplane import snapshot as s
 from perf import load_generator as load
 from perf import machine
-from perf.bench import ORIGIN, OURS, Bench, Null, Result
+from perf.bench import OURS, Bench, Null, Result
+from perf.load_generator import Sum, Trial
 from perf.peers import sluice
 from perf.peers.contestant import Contestant, Profile, Wiring
 
 RATE = 5_000
+CONNECTIONS = 64
 PUBLISHES_A_SECOND = 10
+LONGER = 5  # than others' slices: several publishes in each, and enough beyond the p99 of a round
+ELSEWHERE = "published elsewhere"
+NULL = Null("no publishes", "p99_us")
 
 
 class Publishing:
@@ -48,34 +57,56 @@ class Publishing:
 
 
 async def run(bench: Bench) -> AsyncIterator[Result]:
-    seconds = bench.options.seconds
-    task = bench.task(Wiring.PLAIN, Profile.MESH)
-    async with sluice.boxes(task) as (box,):
-        publishing = Publishing(box, sluice.local_snapshot(task))
-        quiet = sluice.contestant(task, (box,), "no publishes")
-        busy = sluice.contestant(task, (box,), OURS)
+    seconds = bench.options.slice_seconds * LONGER
+    task, other_task = (bench.task(Wiring.PLAIN, Profile.MESH) for _ in range(2))
+    async with contextlib.AsyncExitStack() as stack:
+        (box,) = await stack.enter_async_context(sluice.boxes(task))
+        (other,) = await stack.enter_async_context(sluice.boxes(other_task))
+        targets = {
+            ELSEWHERE: Publishing(other, sluice.local_snapshot(other_task)),
+            OURS: Publishing(box, sluice.local_snapshot(task)),
+        }
+        running = [
+            sluice.contestant(task, (box,), name) for name in (NULL.name, NULL.again, *targets)
+        ]
+        clients = await stack.enter_async_context(
+            load.clients("requests", running[0], seconds, connections=CONNECTIONS, rate=RATE)
+        )
 
-        async def trial(contestant: Contestant) -> dict[str, float]:
-            if contestant is quiet:
-                return await load.requests(contestant, ORIGIN, seconds, rate=RATE)
-            machine.settle_on(bench.options.proxy_processor)
-            publisher = asyncio.ensure_future(publishing.run())
-            try:
-                metrics = await load.requests(contestant, ORIGIN, seconds, rate=RATE)
-            finally:
-                publisher.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await publisher
-                machine.settle_on(bench.options.load_processor)
-            return metrics
+        @contextlib.asynccontextmanager
+        async def trial(contestant: Contestant) -> AsyncIterator[Trial]:
+            total = Sum()
 
-        null = Null("no publishes")
-        result = await bench.interleave("latency", Profile.MESH, [quiet, busy], trial, null)
+            async def one() -> None:
+                async with publishing(bench, targets.get(contestant.name)):
+                    total.add(await clients.slice())
+
+            yield Trial(one, lambda: load.exchanges(contestant, total.as_metrics()))
+
+        result = await bench.interleave("latency", Profile.MESH, running, trial, NULL)
         yield replace(
             result,
             notes={
                 "rate": RATE,
-                "publishes": publishing.made,
-                "applied_ms_max": round(max(publishing.applied_ms), 1),
+                "publisher": "on the proxy's processor",
+                "publishes": targets[OURS].made,
+                "applied_ms_max": round(max(targets[OURS].applied_ms), 1),
             },
         )
+
+
+@contextlib.asynccontextmanager
+async def publishing(bench: Bench, target: Publishing | None) -> AsyncIterator[None]:
+    """While inside, if there is somebody to publish to."""
+    if target is None:
+        yield
+        return
+    machine.settle_on(bench.options.proxy_processor)
+    publisher = asyncio.ensure_future(target.run())
+    try:
+        yield
+    finally:
+        publisher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await publisher
+        machine.settle_on(bench.options.load_processor)

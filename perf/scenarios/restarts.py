@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from perf import load_generator as load
-from perf.bench import ORIGIN, OURS, Bench, Result
+from perf.bench import OURS, Bench, Result
 from perf.peers import sluice
 from perf.peers.contestant import Profile, Wiring
 from perf.process import BenchError
@@ -44,7 +44,6 @@ async def _one(bench: Bench, wiring: Wiring) -> Result:
             for each in load.command(
                 "connections",
                 contestant,
-                ORIGIN,
                 connections=CLIENTS,
                 rate=RATE[wiring],
                 total=CONNECTIONS,

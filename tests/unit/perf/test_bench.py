@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from dataplane import binding, wire
 from dataplane.snapshot import Snapshot
-from perf.bench import ROUNDS_TIMES_MAX, Bench, Null, Options
+from perf.bench import ROUNDS_MIN, Bench, Null, Options, Result
+from perf.load_generator import Metrics, Trial
 from perf.peers import envoy, haproxy, nginx, sluice
 from perf.peers.contestant import Contestant, Profile, Task, Wiring
 from perf.pki import CLIENT_NAME, CLIENT_PATH, SERVER_PATH
@@ -22,7 +24,7 @@ from perf.scenarios import policies
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(Options(5, 1.0, (Profile.BARE,), frozenset(), "", 7, 0, 1, tmp_path))
+    return Bench(Options(5, 1.2, 3, (Profile.BARE,), frozenset(), "", 7, 0, 1, tmp_path))
 
 
 @pytest.fixture
@@ -34,52 +36,104 @@ def contestant(name: str) -> Contestant:
     return Contestant(name, "127.0.0.1", 1, 1, lambda: (1,))
 
 
-async def test_every_round_has_everybody_once_in_changing_order(bench: Bench) -> None:
-    seen: list[str] = []
+class Course:
+    """Trials that tell who was measured when."""
 
-    async def trial(each: Contestant) -> dict[str, float]:
-        seen.append(each.name)
-        return {"order": len(seen)}
+    def __init__(self) -> None:
+        self.slices: list[str] = []
+        self.connected = 0
 
-    running = [contestant(name) for name in "abc"]
-    result = await bench.interleave("small", Profile.BARE, running, trial, Null("absent"))
-    found = result.rounds
-    rounds = [tuple(seen[at : at + 3]) for at in range(0, len(seen), 3)]
-    assert len(rounds) == 6  # the first does not count
-    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
-    assert len(set(rounds)) > 1
-    assert {name: len(each) for name, each in found.items()} == {"a": 5, "b": 5, "c": 5}
-    assert min(each["order"] for found in found.values() for each in found) == 4
+    @contextlib.asynccontextmanager
+    async def __call__(self, each: Contestant) -> AsyncIterator[Trial]:
+        mine: list[int] = []
+        self.connected += 1
+
+        async def one() -> None:
+            self.slices.append(each.name)
+            mine.append(len(self.slices))
+
+        yield Trial(one, lambda: {"first": mine[0], "slices": len(mine), "cpu_us": 1.0})
+
+
+async def test_slices_of_a_round_take_turns_in_changing_order(bench: Bench) -> None:
+    course, running = Course(), [contestant(name) for name in "abc"]
+    result = await bench.interleave("small", Profile.BARE, running, course, Null("absent"))
+    turns = [tuple(course.slices[at : at + 3]) for at in range(0, len(course.slices), 3)]
+    assert len(turns) == 6 * 3  # the first round does not count
+    assert all(sorted(each) == ["a", "b", "c"] for each in turns)
+    assert len(set(turns)) > 3
+    assert course.connected == 6 * 3
+    assert {name: len(each) for name, each in result.rounds.items()} == {"a": 5, "b": 5, "c": 5}
+    every = [each for rounds in result.rounds.values() for each in rounds]
+    assert {each["slices"] for each in every} == {3}
+    assert min(each["first"] for each in every) == 10
+
+
+async def test_only_the_null_takes_part_twice(bench: Bench) -> None:
+    running = [contestant(name) for name in ("a", "b", "a again", "b again")]
+    result = await bench.interleave("small", Profile.BARE, running, Course(), Null("b"))
+    assert result.rounds.keys() == {"a", "b", "b again"}
 
 
 async def test_nobody_is_no_result(bench: Bench) -> None:
-    async def trial(each: Contestant) -> dict[str, float]:
-        return {}
-
     with pytest.raises(BenchError, match="nobody competes"):
-        await bench.interleave("small", Profile.BARE, [], trial, Null("a"))
+        await bench.interleave("small", Profile.BARE, [], Course(), Null("a"))
 
 
-async def test_a_restless_round_is_made_anew_and_restless_machines_are_refused(
-    bench: Bench,
-) -> None:
-    """By the null's word alone: what the others had in that round does not matter."""
-    costs = iter([9.0, 10.0, 30.0, 10.5, 10.2, 29.0, 9.9, 10.1])
+async def test_the_second_null_is_a_process_of_its_own(bench: Bench) -> None:
+    @contextlib.asynccontextmanager
+    async def start(task: Task) -> AsyncIterator[Contestant]:
+        yield replace(contestant("null"), port=task.port)
 
-    async def trial(each: Contestant) -> dict[str, float]:
-        return {"cpu_us": next(costs) if each.name == "null" else 1.0}
+    async with bench.contestants(
+        {"null": start}, Wiring.PLAIN, Profile.BARE, Null("null"), Null("absent")
+    ) as running:
+        assert [each.name for each in running] == ["null", "null again"]
+        assert len({each.port for each in running} | {each.origin for each in running}) == 4
+    without = Bench(replace(bench.options, only=frozenset({"other"})))
+    assert without.wanted({"null": start, "other": start}, Null("null")).keys() == {"other"}
 
-    running = [contestant("null"), contestant("a")]
-    result = await bench.interleave("small", Profile.BARE, running, trial, Null("null"))
-    assert [each["cpu_us"] for each in result.rounds["null"]] == [10.0, 10.5, 10.2, 9.9, 10.1]
-    assert len(result.rounds["a"]) == 5
-    assert result.as_json()["rounds_made"] == 7
-    result.check()
-    costs = iter(float(2**step) for step in range(100))
-    result = await bench.interleave("small", Profile.BARE, running, trial, Null("null"))
-    assert len(result.rounds["null"]) == 5 * ROUNDS_TIMES_MAX
-    with pytest.raises(BenchError, match="says nothing"):
-        result.check()
+
+def result_of(null: list[float], again: list[float], **more: list[float]) -> Result:
+    """Of rounds in which `cpu_us` was that, and `p99_us` much less steady."""
+
+    def rounds(values: list[float]) -> list[Metrics]:
+        return [{"cpu_us": each, "p99_us": each**9} for each in values]
+
+    found = {"null": null, "null again": again[::-1], **more}
+    return Result(
+        "small", "bare", {name: rounds(each) for name, each in found.items()}, Null("null")
+    )
+
+
+def test_a_restless_machine_refuses_the_run() -> None:
+    calm = [10.0, 10.1, 10.2, 10.1, 10.0, 9.9, 10.0]
+    assert result_of(calm, calm).refusal() is None
+    assert result_of(calm, calm).too_little() is None
+    assert "this run says nothing" in str(result_of(calm, [12.0, *calm[1:]]).refusal())
+    assert Result("idle", "mesh", {"sluice": [{"kib_each": 1.0}]}).refusal() is None
+
+
+def test_too_few_rounds_or_no_control_are_not_kept() -> None:
+    few = [10.0] * (ROUNDS_MIN - 1)
+    assert f"6 rounds, of at least {ROUNDS_MIN}" in str(result_of(few, few).too_little())
+    alone = Result("small", "bare", {"sluice": [{"cpu_us": 1.0}] * 9}, Null("null"))
+    assert alone.refusal() is None
+    assert "did not take part twice" in str(alone.too_little())
+    assert Result("idle", "mesh", {"sluice": [{"kib_each": 1.0}]}).too_little() is None
+
+
+def test_a_line_tells_the_control_and_no_ratio_without_it() -> None:
+    calm = [10.0, 10.1, 10.2, 10.1, 10.0, 9.9, 10.0]
+    found = result_of(calm, calm, sluice=[each / 2 for each in calm]).as_json()
+    assert found["rounds"] == 7
+    assert (found["null"], found["null_metric"]) == ("null", "cpu_us")
+    assert found["null_ratio"] == [1.0, 0.9804, 1.02]
+    assert found["null_spread"] == 0.04
+    assert found["drift"] == pytest.approx(0.03, abs=0.01)
+    assert list(found["unsaid"]) == ["p99_us"]
+    assert found["ratios"] == {"null": {"cpu_us": [0.5, 0.5, 0.5]}}
+    assert "null again" in found["medians"]
 
 
 def test_tasks_share_no_port(bench: Bench) -> None:

@@ -34,6 +34,26 @@ def test_table_shows_figures_and_our_ratio() -> None:
     assert "| haproxy <2.6> | 10.00 (×2.00, 2.00–2.00) | 1.000 (×0.25, 0.25–0.25) |" in text
 
 
+def test_table_tells_the_control_in_lines_of_now_and_before() -> None:
+    now = {**line("one", 0.25), "null": "null-splice", "null_ratio": [1.01, 0.99, 1.02]}
+    now |= {"null_spread": 0.06, "drift": 0.3, "unsaid": {"gbit_s": "it varied"}}
+    text = compare.table([now])
+    assert "null-splice to itself ×1.010, 0.990–1.020, rounds within 6.0%; drift 30%" in text
+    assert "; no ratio of gbit_s: it varied" in text
+    before = {**line("one", 0.25), "null_spread": 0.14}
+    del before["null_ratio"], before["unsaid"]
+    assert "null relay alone ±7.0%" in compare.table([before])
+    compare.summary([before])
+    compare.plot([before])
+
+
+def test_summary_says_what_the_machine_could_not_tell() -> None:
+    restless = {**line("one", 0.25), "unsaid": {"cpu_s_gib": "it varied"}}
+    restless["ratios"] = {"haproxy <2.6>": {"gbit_s": [2, 2, 2]}}
+    restless["medians"] = {"null again": {"cpu_s_gib": 9.0}, **restless["medians"]}
+    assert compare.summary([restless]).endswith("| CPU s/GiB | 0.250 | restless |")
+
+
 def test_summary_has_a_row_a_load_and_a_table_for_each_company() -> None:
     alone = {**line("one", 0.5), "ratios": {}}
     later = {**line("one", 0.5, "latency"), "scenario": "publishes"}

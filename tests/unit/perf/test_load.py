@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from perf import load_generator
+
 PERF = Path(__file__).resolve().parents[3] / "perf"
 DEADLINE_S = 15.0
 STALL_AFTER_S = 0.3
@@ -40,8 +42,7 @@ def load(build: Path, mode: str, port: int, **options: float) -> dict[str, float
     argv += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    return load_generator.parse(done.stdout)
 
 
 @contextlib.contextmanager
@@ -164,6 +165,50 @@ def test_held_connections_stay_until_told(build: Path) -> None:
         assert json.loads(process.stdout.readline()) == {"held": 50}
         output, _ = process.communicate(timeout=DEADLINE_S)
     assert json.loads(output) == {"lost": 0}
+
+
+def test_slices_are_measured_when_told_from_rest_to_rest(build: Path) -> None:
+    origin = free_port()
+    argv = [str(build / "load"), "requests", f"--origin={origin}", "--connections=4", "--slices"]
+    argv += ["--seconds=0.1", "--warmup=0.02", "--rate=500", "--bulk=1"]
+    with null(build, "splice", origin) as (port, pid):
+        process = subprocess.Popen(
+            [*argv, f"--target=127.0.0.1:{port}", f"--cpu-of={pid}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"ready": 1}
+        said, spent_ns = [], [cpu_ns(pid)]
+        for word in ("alone", "beside", "alone"):
+            process.stdin.write(f"{word}\n")
+            said.append(load_generator.parse(process.stdout.readline()))
+            spent_ns.append(cpu_ns(pid))
+        process.communicate(timeout=DEADLINE_S)
+        assert cpu_ns(pid) - spent_ns[-1] < said[-1]["cpu_ns"] / 2  # it did rest
+    assert process.returncode == 0
+    assert [each["count"] for each in said] == [50, 50, 50]
+    assert [each["bulk_bytes"] > 0 for each in said] == [False, True, False]
+    for each, before, after in zip(said, spent_ns, spent_ns[1:], strict=False):
+        assert 0 < each["cpu_ns"] < after - before  # without what warmed it up
+
+
+def cpu_ns(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
+def test_slices_add_up() -> None:
+    found = load_generator.Sum()
+    found.add({"seconds": 0.5, "count": 3, "latency": [[10.0, 2], [30.0, 1]]})
+    found.add({"seconds": 0.25, "count": 97, "latency": [[10.0, 88], [20.0, 8], [90.0, 1]]})
+    got = found.as_metrics()
+    assert (got["seconds"], got["count"]) == (0.75, 100)
+    wanted = {"p50_us": 10.0, "p90_us": 20.0, "p99_us": 90.0, "max_us": 90.0}
+    assert {name: got[name] for name in wanted} == wanted
+    assert "p50_us" not in load_generator.parse('{"bytes": 1}')
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,7 @@ import random
 
 import pytest
 
-from perf.bench import Null, Result
-from perf.process import BenchError
-from perf.ratio import medians, quiet, ratio, ratios, spread
+from perf.ratio import control, medians, ratio, ratios, spread
 
 
 def test_ratio_of_rounds_cancels_a_drift_that_all_share() -> None:
@@ -51,19 +49,25 @@ def test_ratios_leave_out_what_was_nothing() -> None:
     assert medians([{"a": 1.0}, {"a": 5.0}, {"a": 2.0}]) == {"a": 2.0}
 
 
-def test_a_restless_null_relay_refuses_the_run() -> None:
-    def result(*values: float) -> Result:
-        rounds = {"null": [{"cpu_us": value} for value in values]}
-        return Result("small", "bare", rounds, null=Null("null"))
-
-    result(1.0, 1.05, 1.1).check()
-    with pytest.raises(BenchError, match=r"varied by 18%"):
-        result(1.0, 1.1, 1.2).check()
-    Result("idle", "mesh", {"sluice": [{"kib_each": 1.0}]}).check()  # no null: nothing to refuse
+def test_a_drift_of_the_machine_is_no_reason_to_refuse() -> None:
+    """Whoever does the same twice shares it."""
+    drift = [10 * 1.1**number for number in range(11)]
+    found = control(drift, [each * 1.01 for each in drift])
+    assert found.drift > 0.7
+    assert found.spread < 0.001
+    assert found.why_not() is None
 
 
-def test_quiet_rounds_are_the_most_that_lie_together() -> None:
-    assert quiet([10.0, 30.0, 10.5, 9.8, 29.0, 11.4]) == [0, 2, 3]
-    assert quiet([5.0]) == [0]
-    assert quiet([1.0, 2.0, 4.0]) == [0]
-    assert quiet([]) == []
+def test_a_null_that_disagrees_with_itself_is_a_reason() -> None:
+    found = control([10.0, 10.0, 10.0, 11.0, 9.0, 10.0, 10.0], [10.0] * 7)
+    assert found.spread == pytest.approx(0.2)
+    assert "varied by 20%, more than 15%" in str(found.why_not())
+
+
+def test_so_is_one_that_is_steadily_off_itself() -> None:
+    """Two processes of the same program that differ: so may any two that are compared."""
+    steady = [10.0, 10.1, 9.9, 10.0, 10.05, 9.95, 10.0]
+    assert control(steady, [10.0] * 7).why_not() is None
+    assert control(steady, [9.9] * 7).why_not() is None  # a little, and by chance
+    assert "is 1.053, off 1" in str(control(steady, [9.5] * 7).why_not())
+    assert "is 0.952, off 1" in str(control(steady, [10.5] * 7).why_not())
