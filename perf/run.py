@@ -6,7 +6,8 @@
   python -m perf.run l4-plain --loads bulk --only sluice,null-splice --before ../older --dry-run
 
 A result that says nothing (the null does not agree with itself) is refused: exit code 3, nothing is
-written. One of too few rounds, or without the null, is printed only. Exit code 1: something broke; the scenarios behind it run all the same.
+written. One of too few rounds, or without the null, is only printed. Exit code 1: something broke;
+the scenarios behind it run all the same.
 """
 
 from __future__ import annotations
