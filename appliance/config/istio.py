@@ -50,7 +50,7 @@ def _checked(problem: Callable[[str], str | None]) -> AfterValidator:
 
 
 def _account_problem(text: str) -> str | None:
-    return value_problem(Field_.SERVICE_ACCOUNT, text) or pattern_problem(text)
+    return value_problem(Field_.SERVICE_ACCOUNT, text)
 
 
 Patterns = Annotated[

@@ -29,7 +29,8 @@ from appliance.identity import LABEL_PATTERN
 
 NOTES_MAX = 100
 KNOWN_CHARS_MAX = 16 * 1024 * 1024
-_NAME = r"^[a-z0-9]([a-z0-9.-]{0,126}[a-z0-9])?$"
+NAME_MAX = 128  # "<kind> <namespace>/<name>" has to fit the data plane's DP_NAME_MAX
+_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 _LABEL = re.compile(LABEL_PATTERN)
 _NAMED_LIKE_DNS = ("Service", "Host")  # their name becomes a label of a mesh name
 _LATER = {
@@ -56,7 +57,7 @@ class Source:
 
 
 class Metadata(Spec):
-    name: Annotated[StrictStr, Field(pattern=_NAME)]
+    name: Annotated[StrictStr, Field(max_length=NAME_MAX), Field(pattern=_NAME)]
     namespace: Annotated[StrictStr, Field(pattern=f"^{LABEL_PATTERN}$")] = "default"
     labels: Labels = Field(default_factory=dict)
     annotations: Annotated[dict[str, StrictStr], Field(max_length=64)] = Field(default_factory=dict)
@@ -246,6 +247,8 @@ def _note(model: type[Spec], details: Any, part: str, place: _Place) -> Note:
         text = "not a whole number"
     elif kind == "bool_type":
         text = "write true or false"
+    elif kind == "string_too_long":
+        text = f"longer than {details['ctx']['max_length']} characters: shorten it"
     elif kind == "string_pattern_mismatch":
         text = "malformed: use lower case letters, digits and hyphens, at most 63 in a label"
     return place.refused(path, text)

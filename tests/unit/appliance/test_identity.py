@@ -16,6 +16,15 @@ def test_workload_ids_round_trip() -> None:
     assert str(parsed) == text
 
 
+def test_the_longest_workload_id_fits() -> None:
+    longest = "spiffe://" + "t" * 63 + "/ns/" + "n" * 63 + "/sa/" + "s" * 63
+    assert identity.workload_id("t" * 63, "n" * 63, "s" * 63) == longest
+    assert str(identity.parse(longest)) == longest
+    for parts in (("t" * 64, "n", "s"), ("t", "n" * 64, "s"), ("t", "n", "s" * 64)):
+        with pytest.raises(InvalidInput):
+            identity.workload_id(*parts)
+
+
 def test_an_appliances_id_is_no_workloads() -> None:
     parsed = identity.parse(identity.appliance_id("a.example", "edge1"))
     assert parsed.workload is None

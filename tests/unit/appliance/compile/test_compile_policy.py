@@ -5,6 +5,12 @@ from ipaddress import ip_network
 
 import pytest
 
+from appliance.compile import authz
+from appliance.config import istio
+from appliance.config.condition import PATH_MAX
+from appliance.config.load import Source, load
+from appliance.identity import ID_BYTES_MAX, LABEL_MAX
+from dataplane._native import lib
 from dataplane.snapshot import Action, Field, Grade, Match, MatchOp, MtlsMode, Part, Policy
 from tests.unit.appliance import sites
 from tests.unit.appliance.sites import REGISTRY, compiled, peer_authentication, policy
@@ -44,6 +50,17 @@ def test_own_trust_domain_and_its_aliases_are_one() -> None:
         assert rules(spec) == (both,)
     (other,) = rules("{rules: [{from: [{source: {principals: [b.example/ns/x/sa/y]}}]}]}")
     assert other == (Match(Part.FROM, 0, Field.PRINCIPAL, text="b.example/ns/x/sa/y"),)
+
+
+def test_the_longest_patterns_fit_the_data_plane() -> None:
+    text = f"""{{rules: [{{
+      from: [{{source: {{principals: [cluster.local/{"p" * PATH_MAX}, {"q" * ID_BYTES_MAX}],
+                       serviceAccounts: [{"s" * LABEL_MAX}]}}}}],
+      when: [{{key: source.serviceAccount, values: [{"n" * LABEL_MAX}/{"s" * LABEL_MAX}]}}]}}]}}"""
+    (doc,) = load([Source("a", policy(text))]).of(istio.AuthorizationPolicy)
+    doc = replace(doc, namespace="n" * LABEL_MAX)
+    (rule,) = authz.policy(doc, ("a.example", "t" * LABEL_MAX)).rules
+    assert max(len(match.text) for match in rule) == ID_BYTES_MAX == lib.DP_ID_MAX
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,22 @@ from pathlib import Path
 import pytest
 
 from appliance.config import istio, own
-from appliance.config.load import Known, Source, load
-from appliance.config.model import Model, changes, diff, dump, merge, without
+from appliance.config.field import Spec
+from appliance.config.load import NAME_MAX, Known, Source, load
+from appliance.config.model import (
+    KINDS,
+    Document,
+    Model,
+    changes,
+    diff,
+    dump,
+    merge,
+    without,
+)
 from appliance.config.notes import DocumentErrors
 from appliance.config.tree import BYTES_MAX, DOCUMENTS_MAX, TreeError, documents, parts
+from appliance.identity import LABEL_MAX
+from dataplane._native import lib
 
 DATA = Path(__file__).parents[3] / "data" / "istio"
 
@@ -93,6 +105,43 @@ def test_outlier_detection_by_its_old_name() -> None:
         (
             HEAD.replace("name: a", "name: A") + "spec: {host: a}",
             "a.yaml:3: metadata.name: malformed",
+        ),
+        (
+            HEAD.replace("name: a", f"name: {'a' * 129}") + "spec: {host: a}",
+            "a.yaml:3: metadata.name: longer than 128 characters: shorten it",
+        ),
+        (
+            HEAD.replace("name: a", f"name: a, namespace: {'n' * 64}") + "spec: {host: a}",
+            "a.yaml:3: metadata.namespace: malformed: use lower case letters, digits and hyphens,"
+            " at most 63",
+        ),
+        (
+            ENTRY.replace("ServiceEntry", "WorkloadEntry")
+            + f"spec: {{address: 10.0.0.1, serviceAccount: {'s' * 64}}}",
+            "a.yaml:4: spec.serviceAccount: malformed: ",
+        ),
+        *(
+            (
+                POLICY + f'spec: {{rules: [{{from: [{{source: {{{field}: ["{text}"]}}}}]}}]}}',
+                f"a.yaml:4: spec.rules[0].from[0].source.{field}[0]: {said}",
+            )
+            for field, text, said in (
+                ("principals", "cluster.local/" + "p" * 192, "longer than any name: write at"),
+                ("notPrincipals", "*/" + "p" * 192, "longer than any name: write at"),
+                ("trustDomains", "t" * 256, "longer than any name: write at most 255 bytes"),
+                ("namespaces", "\u00f6" * 128, "longer than any name: write at most 255 bytes"),
+                ("namespaces", "a\\0", "a control character: remove it"),
+                ("serviceAccounts", "s" * 64, "no service account: write "),
+                ("serviceAccounts", "n" * 64 + "/s", "no service account: write "),
+                ("serviceAccounts", "", "no service account: write "),
+                ("serviceAccounts", "a/b/c", "no service account: write "),
+                ("serviceAccounts", "n/*", "wildcards are not for service accounts"),
+            )
+        ),
+        (
+            POLICY
+            + f"spec: {{rules: [{{when: [{{key: connection.sni, values: [{'s' * 256}]}}]}}]}}",
+            f"a.yaml:4: spec.rules[0].when[0]: '{'s' * 80}': longer than any name",
         ),
         (HEAD.replace("/v1", "/v9") + "spec: {host: a}", "a.yaml:2: kind: networking.istio.io/v9"),
         (
@@ -379,3 +428,12 @@ def test_a_health_check_may_not_be_a_flood(health: str) -> None:
             "apiVersion: sluice.dev/v1\nkind: Service\nmetadata: {name: db}\n"
             f"spec: {{ports: [{{port: 5432}}], health: {{{health}}}}}\n"
         )
+
+
+def test_the_longest_names_fit_the_data_plane() -> None:
+    for kind in KINDS:
+        longest = Document("", kind[1], "n" * LABEL_MAX, "a" * NAME_MAX, Spec())
+        assert len(str(longest)) <= lib.DP_NAME_MAX, kind
+    (doc,) = loaded(HEAD.replace("name: a", f"name: {'a' * NAME_MAX}, namespace: {'n' * LABEL_MAX}")
+                    + "spec: {host: a}").of(istio.DestinationRule)  # fmt: skip
+    assert len(doc.name) == NAME_MAX
