@@ -1,9 +1,10 @@
 /* tls_library.c: OpenSSL's algorithms as handshakes get them. OpenSSL before 3.2 finds the decoder
- * for a certificate's key anew each time, by asking every decoder that there is whether it might
- * serve; with the default provider's forty that is two thirds of decoding a P-256 certificate. So
- * handshakes see the same provider with the few decoders that can read a certificate's key. And a
- * session's certificate, which OpenSSL decodes with whatever the thread has, is decoded without
- * its key: nobody asks for that, since resumption rests on the session's own secret.
+ * for a certificate's key anew each time, by asking every decoder, and walking every algorithm that
+ * was ever fetched, whether it might serve; with all of the default provider that is two thirds of
+ * decoding a P-256 certificate. So handshakes see the same provider with the few ciphers, kinds of
+ * keys and their decoders that a mesh link can have. And a session's certificate, which OpenSSL
+ * decodes with whatever the thread has, is decoded without its key: nobody asks for that, since
+ * resumption rests on the session's own secret.
  * Of its algorithms nothing is changed or added. Reads no file. */
 #include <openssl/core_dispatch.h>
 #include <openssl/crypto.h>
@@ -12,46 +13,75 @@
 
 #include "tls_internal.h"
 
-enum { DECODERS_MAX = 16 };
+enum { KINDS_MAX = 8, ALGORITHMS_MAX = 16 };
 
-static struct {                  /* made once a process, and kept */
+/* Of an operation only these kinds of algorithms, by their first names. */
+static struct choice {
+    int operation;
+    const char *property;        /* that its definition must contain; "" = any */
+    const char *kinds[KINDS_MAX];
+    OSSL_ALGORITHM found[ALGORITHMS_MAX + 1];
+} choices[] = {
+    {OSSL_OP_DECODER, "structure=SubjectPublicKeyInfo",
+     {"EC", "RSA", "RSA-PSS", "ED25519", "ED448"}, {{0}}},
+    /* HMAC's is of the binder that goes with a ticket. */
+    {OSSL_OP_KEYMGMT, "", {"EC", "RSA", "RSA-PSS", "ED25519", "ED448", "X25519", "HMAC"}, {{0}}},
+    /* Of suites, tls.c's and tls_profile.c's; of tickets. */
+    {OSSL_OP_CIPHER, "", {"AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305", "AES-256-CBC"}, {{0}}},
+};
+
+static struct {                  /* made once a process, and kept; choices too */
     CRYPTO_ONCE once;
     OSSL_LIB_CTX *ctx;           /* NULL = the process's own is as good, or all there is */
     OSSL_LIB_CTX *keyless_ctx;   /* of threads that shake hands; as ctx */
     OSSL_LIB_CTX *inner_ctx;     /* where the whole provider lives */
     OSSL_PROVIDER *inner;
-    OSSL_ALGORITHM decoders[DECODERS_MAX + 1];
 } library = {.once = CRYPTO_ONCE_STATIC_INIT};
 
-/* Whose keys a certificate may have. */
-static bool is_needed(const OSSL_ALGORITHM *decoder)
+static bool is_chosen(const struct choice *choice, const OSSL_ALGORITHM *algorithm)
 {
-    static const char *const kinds[] = {"EC", "RSA", "RSA-PSS", "ED25519", "ED448"};
-    if (strstr(decoder->property_definition, "structure=SubjectPublicKeyInfo") == NULL)
+    if (strstr(algorithm->property_definition, choice->property) == NULL)
         return false;
-    for (size_t i = 0; i < DP_COUNT(kinds); i++) {
-        size_t len = strlen(kinds[i]); /* other names may follow */
-        const char *names = decoder->algorithm_names;
-        if (strncmp(names, kinds[i], len) == 0 && (names[len] == '\0' || names[len] == ':'))
+    for (size_t i = 0; i < KINDS_MAX && choice->kinds[i] != NULL; i++) {
+        size_t len = strlen(choice->kinds[i]); /* other names may follow */
+        const char *names = algorithm->algorithm_names;
+        if (strncmp(names, choice->kinds[i], len) == 0 && (names[len] == '\0' || names[len] == ':'))
             return true;
     }
     return false;
 }
 
+/* From what the whole provider has. */
+static bool choose(struct choice *choice)
+{
+    int no_cache;
+    size_t count = 0;
+    const OSSL_ALGORITHM *all =
+        OSSL_PROVIDER_query_operation(library.inner, choice->operation, &no_cache);
+    for (; all != NULL && all->algorithm_names != NULL; all++)
+        if (is_chosen(choice, all)) {
+            if (count == ALGORITHMS_MAX)
+                return false;
+            choice->found[count++] = *all;
+        }
+    return count > 0;
+}
+
 static const OSSL_ALGORITHM *query(void *context, int operation, int *ret_no_cache)
 {
     (void)context;
-    if (operation != OSSL_OP_DECODER)
-        return OSSL_PROVIDER_query_operation(library.inner, operation, ret_no_cache);
-    *ret_no_cache = 0;
-    return library.decoders;
+    for (size_t i = 0; i < DP_COUNT(choices); i++)
+        if (choices[i].operation == operation) {
+            *ret_no_cache = 0;
+            return choices[i].found;
+        }
+    return OSSL_PROVIDER_query_operation(library.inner, operation, ret_no_cache);
 }
 
 static const OSSL_ALGORITHM *keyless_query(void *context, int operation, int *ret_no_cache)
 {
-    (void)context;
     if (operation != OSSL_OP_DECODER && operation != OSSL_OP_KEYMGMT)
-        return OSSL_PROVIDER_query_operation(library.inner, operation, ret_no_cache);
+        return query(context, operation, ret_no_cache);
     *ret_no_cache = 0;
     return NULL;
 }
@@ -102,21 +132,6 @@ static bool is_configured(void)
            EVP_default_properties_is_fips_enabled(NULL);
 }
 
-static bool choose_decoders(void)
-{
-    int no_cache;
-    size_t count = 0;
-    const OSSL_ALGORITHM *all =
-        OSSL_PROVIDER_query_operation(library.inner, OSSL_OP_DECODER, &no_cache);
-    for (; all != NULL && all->algorithm_names != NULL; all++)
-        if (is_needed(all)) {
-            if (count == DECODERS_MAX)
-                return false;
-            library.decoders[count++] = *all;
-        }
-    return count > 0;
-}
-
 static OSSL_LIB_CTX *ctx_with(OSSL_provider_init_fn *provider_init)
 {
     OSSL_LIB_CTX *ctx = OSSL_LIB_CTX_new();
@@ -135,8 +150,11 @@ static void make(void)
     if (library.inner_ctx == NULL)
         return;
     library.inner = OSSL_PROVIDER_load(library.inner_ctx, "default");
-    if (library.inner == NULL || !choose_decoders())
+    if (library.inner == NULL)
         return;
+    for (size_t i = 0; i < DP_COUNT(choices); i++)
+        if (!choose(&choices[i]))
+            return;
     library.ctx = ctx_with(init);
     library.keyless_ctx = ctx_with(keyless_init);
 }
