@@ -82,8 +82,7 @@ class Result:
         one, again = self.rounds[self.null.name], self.rounds[self.null.again]
         return {
             metric: ratio.control([r[metric] for r in one], [r[metric] for r in again])
-            for metric in one[0]
-            if all(r[metric] > 0 for r in (*one, *again))
+            for metric in ratio.comparable(one, again)
         }
 
     def refusal(self) -> str | None:

@@ -93,7 +93,7 @@ def _control(line: Line) -> str:
     return (
         f"; {line['null']} to itself ×{middle:.3f}, {low:.3f}–{high:.3f}, rounds within "
         f"{line['null_spread']:.1%}; drift {line['drift']:.0%}"
-        + "".join(f"; no ratio of {name}: {why}" for name, why in line["unsaid"].items())
+        + (f"; it can't tell {', '.join(line['unsaid'])}" if line["unsaid"] else "")
     )
 
 

@@ -18,6 +18,8 @@ CONFIDENCE = 0.95
 SPREAD_MAX = 0.15  # of the null's ratio to itself, else the run says nothing
 BIAS_MAX = 0.02  # of that ratio's median from 1, beyond its interval
 
+UNCOMPARED = ("proxy_busy", "load_busy")  # they say what limited a rate; nobody claims them
+
 Rounds = Sequence[Mapping[str, float]]  # one contestant's metrics, a round each
 
 
@@ -85,15 +87,23 @@ def medians(rounds: Rounds) -> dict[str, float]:
     return {name: median([each[name] for each in rounds]) for name in rounds[0]}
 
 
+def comparable(one: Rounds, other: Rounds) -> list[str]:
+    """Metrics that both have and that never are 0."""
+    return [
+        name
+        for name in one[0]
+        if name not in UNCOMPARED and all(each.get(name, 0) > 0 for each in (*one, *other))
+    ]
+
+
 def ratios(rounds: Mapping[str, Rounds], ours: str) -> dict[str, dict[str, Ratio]]:
-    """Contestant → metric → ours / theirs. A metric that is 0 somewhere has no ratio."""
+    """Contestant → metric → ours / theirs, of those in comparable()."""
     found: dict[str, dict[str, Ratio]] = {}
     for name, theirs in rounds.items():
         if name == ours:
             continue
         found[name] = {
             metric: ratio([r[metric] for r in rounds[ours]], [r[metric] for r in theirs])
-            for metric in rounds[ours][0]
-            if all(r.get(metric, 0) > 0 for r in theirs)
+            for metric in comparable(rounds[ours], theirs)
         }
     return found

@@ -21,6 +21,7 @@ PEERS: dict[str, Start] = {
     "envoy": envoy.start,
 }
 NULL_BULK, NULL_SMALL = Null("null-splice", "cpu_s_gib"), Null("null-copy")
+NULL_LATENCY = Null("null-copy", "p50_us")
 LOAD_PART = 0.4  # of the slowest contestant's rate, for latency by the clock
 
 
@@ -65,5 +66,5 @@ async def _latency(bench: Bench, profile: Profile, running: Sequence[Contestant]
     def trial(contestant: Contestant) -> Entered:
         return load.requests(contestant, seconds, rate=rate)
 
-    result = await bench.interleave("latency", profile, running, trial, NULL_SMALL)
+    result = await bench.interleave("latency", profile, running, trial, NULL_LATENCY)
     return replace(result, notes={"rate": rate})
