@@ -275,6 +275,21 @@ struct site_endpoint *site_add_mesh(struct site *site, const struct site *peer)
     return added;
 }
 
+void site_init_pair(struct site *a, struct site *b)
+{
+    site_init(a, "a.test", 1);
+    site_init(b, "b.test", 1);
+    site_trust(a, b);
+    site_trust(b, a);
+}
+
+void site_start_pair(struct site *a, struct site *b)
+{
+    site_start(b);
+    site_add_mesh(a, b);
+    site_start(a);
+}
+
 uint64_t site_stat(const struct site *site, uint32_t stat)
 {
     uint64_t values[STAT_COUNT];

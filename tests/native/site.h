@@ -73,6 +73,9 @@ int site_publish_set(struct site *site, uint32_t id);
 dp_snapshot *site_snapshot(struct site *site);   /* the next one, sealed */
 struct site_endpoint *site_add_plain(struct site_set *set, uint16_t port);
 struct site_endpoint *site_add_mesh(struct site *site, const struct site *peer);
+/* Two sites of one worker that trust each other, "a.test" and "b.test". */
+void site_init_pair(struct site *a, struct site *b);
+void site_start_pair(struct site *a, struct site *b); /* with a mesh link from a to b */
 
 uint64_t site_stat(const struct site *site, uint32_t stat);
 /* The next event of this kind that no earlier call returned, or NULL after SITE_WAIT_MS. */

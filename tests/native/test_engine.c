@@ -27,10 +27,7 @@ struct pair {
 
 static void pair_init(struct pair *p)
 {
-    site_init(&p->a, "a.test", 1);
-    site_init(&p->b, "b.test", 1);
-    site_trust(&p->a, &p->b);
-    site_trust(&p->b, &p->a);
+    site_init_pair(&p->a, &p->b);
     p->service = site_listen(&p->service_port);
     p->client = p->accepted = -1;
     site_add_plain(&p->b.inbound, p->service_port);
@@ -38,9 +35,7 @@ static void pair_init(struct pair *p)
 
 static void pair_start(struct pair *p)
 {
-    site_start(&p->b);
-    site_add_mesh(&p->a, &p->b);
-    site_start(&p->a);
+    site_start_pair(&p->a, &p->b);
 }
 
 static void close_ends(struct pair *p)

@@ -160,17 +160,12 @@ static void run_profile(const struct profile *profile, bool twice)
 {
     const struct outcome *want = has_kernel_tls() ? &profile->on_kernel : &profile->want;
     uint16_t port;
-    site_init(&a, "a.test", 1);
-    site_init(&b, "b.test", 1);
-    site_trust(&a, &b);
-    site_trust(&b, &a);
+    site_init_pair(&a, &b);
     a.offload = &profile->at_a;
     b.offload = &profile->at_b;
     int service = site_listen(&port);
     site_add_plain(&b.inbound, port);
-    site_start(&b);
-    site_add_mesh(&a, &b);
-    site_start(&a);
+    site_start_pair(&a, &b);
     int client = site_connect(&a, "127.0.1.1");
     int accepted = client >= 0 ? site_accept(service) : -1;
     if (CHECK(accepted >= 0) && CHECK(site_echo(client, accepted))) {
@@ -230,17 +225,12 @@ static void a_peer_that_does_not_agree(void)
         {.records = DP_PREFER_NIC, .tls12 = DP_TLS12_PREFER}, {.records = DP_PREFER_USER},
         true, 0x0304, {0, 0}, {0, 0}};
     uint16_t port;
-    site_init(&a, "a.test", 1);
-    site_init(&b, "b.test", 1);
-    site_trust(&a, &b);
-    site_trust(&b, &a);
+    site_init_pair(&a, &b);
     a.offload = &profile.at_a;
     b.offload = &profile.at_b;
     int service = site_listen(&port);
     site_add_plain(&b.inbound, port);
-    site_start(&b);
-    site_add_mesh(&a, &b);
-    site_start(&a);
+    site_start_pair(&a, &b);
     int client = site_connect(&a, "127.0.1.1"), accepted = client >= 0 ? site_accept(service) : -1;
     CHECK(accepted >= 0 && site_echo(client, accepted));
     close(client);

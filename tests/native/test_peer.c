@@ -12,10 +12,7 @@ static int service, client, accepted;
 static void sites_init(void)
 {
     uint16_t port;
-    site_init(&a, "a.test", 1);
-    site_init(&b, "b.test", 1);
-    site_trust(&a, &b);
-    site_trust(&b, &a);
+    site_init_pair(&a, &b);
     service = site_listen(&port);
     site_add_plain(&b.inbound, port);
     client = accepted = -1;
@@ -23,9 +20,7 @@ static void sites_init(void)
 
 static bool sites_connect(void)
 {
-    site_start(&b);
-    site_add_mesh(&a, &b);
-    site_start(&a);
+    site_start_pair(&a, &b);
     client = site_connect(&a, "127.0.1.1");
     accepted = client >= 0 ? site_accept(service) : -1;
     return accepted >= 0 && site_echo(client, accepted);

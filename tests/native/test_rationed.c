@@ -66,16 +66,11 @@ static void bytes_pass_beside_a_flood_of_handshakes(void)
     sem_init(&ended, 0, 0);
     turns = 0;
 
-    site_init(&a, "a.test", 1);
-    site_init(&b, "b.test", 1);
-    site_trust(&a, &b);
-    site_trust(&b, &a);
+    site_init_pair(&a, &b);
     int service = site_listen(&port);
     site_add_plain(&b.inbound, port);
     a.config.handshakes_per_turn = BUDGET;
-    site_start(&b);
-    site_add_mesh(&a, &b);
-    site_start(&a);
+    site_start_pair(&a, &b);
     int client = site_connect(&a, "127.0.1.1"), accepted = site_accept(service);
     CHECK(client >= 0 && accepted >= 0 && site_echo(client, accepted));
     uint64_t done_before = site_stat(&a, STAT_HANDSHAKES_CLIENT);

@@ -15,17 +15,12 @@ static unsigned silent_count;
 static void sites_init(void)
 {
     uint16_t port;
-    site_init(&a, "a.test", 1);
-    site_init(&b, "b.test", 1);
-    site_trust(&a, &b);
-    site_trust(&b, &a);
+    site_init_pair(&a, &b);
     service = site_listen(&port);
     site_add_plain(&b.inbound, port);
     site_add_plain(&b.outbound, port); /* for b's own hosts */
     b.config.streams_max = STREAMS;
-    site_start(&b);
-    site_add_mesh(&a, &b);
-    site_start(&a);
+    site_start_pair(&a, &b);
     silent_count = 0;
 }
 

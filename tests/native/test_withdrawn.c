@@ -15,10 +15,7 @@ static struct site a, b; /* large, and their engines point into them */
 
 static void sites_init(void)
 {
-    site_init(&a, "a.test", 1);
-    site_init(&b, "b.test", 1);
-    site_trust(&a, &b);
-    site_trust(&b, &a);
+    site_init_pair(&a, &b);
 }
 
 static void sites_fini(void)
