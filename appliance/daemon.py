@@ -34,6 +34,7 @@ from appliance.compile.offload import profile as offload_profile
 from appliance.enroll.server import EnrolServer
 from appliance.errors import ApplianceError, Unavailable
 from appliance.leaves import Leaves
+from appliance.linkwatch import LinkWatch
 from appliance.listeners import Listeners, Served
 from appliance.membership import Membership
 from appliance.observe.audit import Audit
@@ -57,7 +58,7 @@ from appliance.registry.store import Store
 from appliance.registry.view import RegistryView
 from appliance.report import Reporter, Troubles
 from appliance.site import Site, load_site
-from appliance.system import checks, links, nft
+from appliance.system import checks, nft
 from appliance.system.network import Network
 from appliance.system.offload import Offload
 from appliance.system.rooted import SupervisorClient
@@ -160,6 +161,12 @@ class Daemon:
             refusals=self.refusals,
             checks=self.findings,
         )
+        self.link_watch = LinkWatch(
+            self.store,
+            frozenset(site.spec.hosts.interfaces),
+            self.links_changed,
+            self.dataplanes.lose_links,
+        )
         self.view.listen(lambda services: self.registry_changed(services))
         self.publisher.listen(self.was_published)
         self.bound, self.network_changed = asyncio.Event(), asyncio.Event()
@@ -244,6 +251,11 @@ class Daemon:
             ]
         )
 
+    def links_changed(self) -> None:
+        """What a lost interface took with it is put back when it is there again."""
+        self.network_changed.set()
+        self.bound.set()
+
     # -- loops -----------------------------------------------------------------------------------
 
     async def read_reports(self) -> None:
@@ -281,21 +293,6 @@ class Daemon:
                 await asyncio.sleep(RETRY_S)
                 continue
             await self.bound.wait()
-
-    async def watch_links(self) -> None:
-        """What a lost interface took with it is put back when it is there again. Never returns."""
-        ours = frozenset(self.site.spec.hosts.interfaces)
-        before = None
-        async for _ in links.changes():
-            try:
-                now = [each for each in await links.links() if each.name in ours]
-            except ApplianceError:  # they changed while they were read
-                now = []
-            if before is not None and now != before:
-                log.info("interfaces changed")
-                self.network_changed.set()
-                self.bound.set()
-            before = now
 
     async def count(self) -> None:
         """What nftables and the supervisor counted is known here too. Never returns."""
@@ -382,7 +379,7 @@ class Daemon:
                         "peers": self.book.run(self.peering),
                         "ca": self.keep_ca(),
                         "network": self.keep_network(),
-                        "links": self.watch_links(),
+                        "links": self.link_watch.run(),
                         "counts": self.count(),
                     }.items()
                 ]

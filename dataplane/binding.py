@@ -8,7 +8,7 @@ object has to outlive its call.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -472,6 +472,16 @@ class Engine:
         check(
             lib.dp_engine_publish_set_take(self._pointer, native.id, _disarmed(native.pointer)),
             f"endpoint set {native.id}",
+        )
+        return lib.dp_engine_published(self._pointer)
+
+    def lose_links(self, addresses: Sequence[Address], seen_ns: int) -> int:
+        """The links of these local addresses were lost, as was seen at seen_ns of the monotonic
+        clock. Returns the sequence to wait for in applied()."""
+        packed = b"".join(map(_bytes16, addresses))
+        check(
+            lib.dp_engine_lose_links(self._pointer, packed, len(addresses), seen_ns),
+            f"lost links of {len(addresses)} addresses",
         )
         return lib.dp_engine_published(self._pointer)
 

@@ -12,7 +12,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,13 +24,14 @@ from dataplane import events, seal, stats, wire
 from dataplane._gen import dataplane_pb2 as pb
 from dataplane._gen import dataplane_pb2_grpc as rpc
 from dataplane.events import FlowEvent
-from dataplane.snapshot import EndpointSet, Snapshot
+from dataplane.snapshot import Address, EndpointSet, Snapshot
 from dataplane.stats import StatsReport
 
 log = logging.getLogger(__name__)
 
 SCAN_SECONDS = 0.1
 PROCESSES_MAX = 8
+LOSSES_MAX = 64  # of links, that a newcomer to us is told of
 DRAINING_SECONDS_MAX = 2.0  # to wait for the answer of a process that is not the newest
 REPORTS_MAX = 8_192  # waiting for the daemon to read them
 OPTIONS = [
@@ -99,6 +101,7 @@ class Dataplanes:
         self._directory = directory
         self._key = key
         self._wanted: _Wanted | None = None
+        self._losses: deque[pb.Sealed] = deque(maxlen=LOSSES_MAX)
         self._processes: dict[int, _Process] = {}
         self._changed = asyncio.Condition()
         self._publishing = asyncio.Lock()
@@ -165,6 +168,22 @@ class Dataplanes:
                 self._wanted = _Wanted(before.version, before.snapshot, before.sets, sequence)
                 raise
 
+    async def lose_links(self, addresses: Iterable[Address], seen_ns: int) -> None:
+        """Says to every process, also to those that are found later, that the links of these local
+        addresses were lost, as was seen at seen_ns of the monotonic clock. Who does not take it in
+        time is logged."""
+        given = tuple(addresses)
+        deadline = time.monotonic() + DRAINING_SECONDS_MAX
+        for start in range(0, len(given), wire.LOST_MAX):
+            part = wire.LostLinks(given[start : start + wire.LOST_MAX], seen_ns)
+            body = wire.encode_lost_links(part)
+            sealed = pb.Sealed(body=body, mac=seal.mac(self._key, "lost", body))
+            self._losses.append(sealed)
+            processes = tuple(self._processes.values())
+            await asyncio.gather(
+                *(self._call(each, "LoseLinks", sealed, deadline) for each in processes)
+            )
+
     async def reports(self) -> AsyncIterator[Report]:
         """What processes report, for one reader. What it does not read in time is dropped and
         counted in reports_dropped."""
@@ -211,9 +230,8 @@ class Dataplanes:
             left = deadline - time.monotonic()
             if left <= 0 or process.gone:
                 return None
-            call = process.stub.Publish if method == "Publish" else process.stub.PublishSet
             try:
-                answer: pb.Ack = await call(sealed, timeout=left)
+                answer: pb.Ack = await getattr(process.stub, method)(sealed, timeout=left)
             except grpc.aio.AioRpcError as error:
                 log.warning("%s: %s: %s", process.name, method, error.code().name)
                 return None
@@ -283,6 +301,8 @@ class Dataplanes:
                 self._processes[process.generation] = process
                 self._changed.notify_all()
             self._put(ProcessUp(process.name, version))
+            for each in tuple(self._losses):
+                await process.stub.LoseLinks(each, timeout=DRAINING_SECONDS_MAX)
             wanted = self._wanted
             if wanted is None:
                 return

@@ -89,6 +89,7 @@ class Fallback(IntEnum):
     SMALL = 12
     DEARER = 13
     BUSY = 14
+    LINK_CHANGED = 15  # in the kernel since the NIC's link was lost
 
 
 TLS_VERSIONS = {0: "", 0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}

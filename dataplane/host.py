@@ -35,6 +35,8 @@ COUNTERS = (
     "publishes_refused_version",
     "sets_accepted",
     "sets_refused",
+    "links_lost",
+    "links_refused",
     "slots_written",
     "slots_failed",
     "slots_behind_now",  # 1 = what runs is not on disk
@@ -124,6 +126,11 @@ class Host:
         async with self._lock:
             return await self._answer(partial(self._publish_set, body, mac), "sets_accepted")
 
+    async def lose_links(self, body: bytes, mac: bytes) -> Answer:
+        """Links are lost. Never raises for what is in the message."""
+        async with self._lock:
+            return await self._answer(partial(self._lose_links, body, mac), "links_lost")
+
     def close(self) -> None:
         """Waits for the threads; call it after the engine stopped."""
         self._thread.shutdown()
@@ -173,6 +180,17 @@ class Host:
         except (wire.WireError, binding.Rejected, binding.NativeError) as error:
             raise Refused("sets_refused", str(error)) from error
         self._running = replace(self._running, sequence=update.sequence, sequence_mac=mac)
+        return await self._applied(sequence, start)
+
+    async def _lose_links(self, body: bytes, mac: bytes) -> float:
+        start = time.monotonic()
+        if not seal.verify(self._key, "lost", body, mac):
+            raise Refused("links_refused", UNSIGNED)
+        try:
+            lost = wire.decode_lost_links(body)
+            sequence = self._engine.lose_links(lost.addresses, lost.seen_ns)
+        except (wire.WireError, binding.NativeError) as error:
+            raise Refused("links_refused", str(error)) from error
         return await self._applied(sequence, start)
 
     def _build(self, body: bytes, at_start: bool) -> _Built:

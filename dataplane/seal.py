@@ -11,7 +11,7 @@ from typing import Literal
 KEY_BYTES = 32
 MAC_BYTES = 32
 
-Kind = Literal["snapshot", "set", "slot"]
+Kind = Literal["snapshot", "set", "lost", "slot"]
 
 
 def mac(key: bytes, kind: Kind, body: bytes) -> bytes:

@@ -49,6 +49,9 @@ class Service(rpc.DataplaneServicer):
     async def PublishSet(self, request: pb.Sealed, context: object) -> pb.Ack:
         return self._ack(await self._host.publish_set(request.body, request.mac))
 
+    async def LoseLinks(self, request: pb.Sealed, context: object) -> pb.Ack:
+        return self._ack(await self._host.lose_links(request.body, request.mac))
+
     async def Watch(
         self,
         request: pb.WatchRequest,

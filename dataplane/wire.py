@@ -49,6 +49,7 @@ from dataplane.snapshot import (
 FORMAT = 1
 _KINDS = {int(kind): kind for kind in EndpointKind}
 BODY_BYTES_MAX = 64 << 20  # a serialised snapshot
+LOST_MAX = 64  # DP_LOST_MAX
 
 
 class WireError(ValueError):
@@ -62,6 +63,14 @@ class SetUpdate:
     snapshot_version: int
     sequence: int  # rises with each update of that snapshot; first is 1
     set: EndpointSet
+
+
+@dataclass(frozen=True, slots=True)
+class LostLinks:
+    """Local addresses whose links were lost, as was seen then."""
+
+    addresses: tuple[Address, ...]  # 1 … LOST_MAX
+    seen_ns: int  # of the monotonic clock
 
 
 # ------------------------------------------------------------------------------- to bytes
@@ -112,6 +121,12 @@ def encode_set_update(update: SetUpdate) -> bytes:
         snapshot_version=update.snapshot_version,
         sequence=update.sequence,
         set=_put_set(update.set),
+    ).SerializeToString(deterministic=True)
+
+
+def encode_lost_links(lost: LostLinks) -> bytes:
+    return pb.LostLinks(
+        format=FORMAT, addresses=_packed(lost.addresses), seen_ns=lost.seen_ns
     ).SerializeToString(deterministic=True)
 
 
@@ -259,7 +274,16 @@ def decode_set_update(body: bytes) -> SetUpdate:
         raise WireError(str(error)) from error
 
 
-def _parse(message: pb.Snapshot | pb.SetUpdate, body: bytes) -> None:
+def decode_lost_links(body: bytes) -> LostLinks:
+    """Raises WireError."""
+    message = pb.LostLinks()
+    _parse(message, body)
+    if not 1 <= len(message.addresses) <= LOST_MAX:
+        raise WireError(f"{len(message.addresses)} addresses: 1 to {LOST_MAX} are taken")
+    return LostLinks(_addresses(message.addresses), message.seen_ns)
+
+
+def _parse(message: pb.Snapshot | pb.SetUpdate | pb.LostLinks, body: bytes) -> None:
     if len(body) > BODY_BYTES_MAX:
         raise WireError(f"{len(body)} bytes: at most {BODY_BYTES_MAX} are taken")
     try:

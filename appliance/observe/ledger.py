@@ -2,7 +2,8 @@
 
 Each leg is counted under one layer and under one reason, `none` when it is where it should be, so
 that both sums are the number of TLS legs. A leg is counted once it is decided: one that waits for
-its stream to grow is counted when that moves or ends.
+its stream to grow is counted when that moves or ends. One that a NIC has lost with its link, which
+the data plane counts beside, is told where it is now; so these numbers may fall, the counters not.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ class Ledger:
 def ledger(counters: Mapping[str, int]) -> Ledger:
     layers = {name: counters.get(LAYER + name, 0) for name in LAYERS}
     reasons = {name: counters.get(FALLBACK + name, 0) for name in REASONS}
+    lost = min(reasons["link_changed"], layers["nic"], reasons["none"])  # read one after the other
+    layers["nic"] -= lost
+    layers["ktls"] += lost
+    reasons["none"] -= lost
+    reasons["link_changed"] = lost
     return Ledger(layers, reasons)
 
 

@@ -21,7 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from appliance.errors import Unavailable
-from appliance.observe.ledger import COUNTERS, Ledger, ledger
+from appliance.observe.ledger import COUNTERS, FALLBACK, LAYER, LAYERS, REASONS
 from dataplane.stats import Histogram
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def families(numbers: Numbers) -> Iterator[Metric]:
         else:
             yield CounterMetricFamily(f"sluice_dataplane_{name}", f"Data plane: {name}", value)
     yield reasons
-    yield from _ledger(ledger(numbers.counters))
+    yield from _ledger(numbers.counters)
     for name, histogram in sorted(numbers.histograms.items()):
         family = HistogramMetricFamily(
             f"sluice_{name.removesuffix('_ns')}_seconds", f"Data plane: {name}, in seconds"
@@ -89,16 +89,18 @@ def families(numbers: Numbers) -> Iterator[Metric]:
     yield info
 
 
-def _ledger(held: Ledger) -> Iterator[Metric]:
-    """Both sum up to the number of TLS legs."""
-    for name, text, label, counts in (
-        ("sluice_records", "TLS legs by who has their records", "layer", held.layers),
+def _ledger(counters: Mapping[str, int]) -> Iterator[Metric]:
+    """Both sum up to the number of TLS legs, but for those that link_changed counts a second time:
+    what a counter holds cannot be taken back."""
+    for name, text, label, prefix, values in (
+        ("sluice_records", "TLS legs by who has their records", "layer", LAYER, LAYERS),
         ("sluice_record_fallbacks", "TLS legs by why their records are not where the profile "
-         "would have them; none = they are", "reason", held.reasons),
+         "would have them; none = they are; link_changed = they were, until a link was lost",
+         "reason", FALLBACK, REASONS),
     ):  # fmt: skip
         family = CounterMetricFamily(name, text, labels=[label])
-        for value, count in counts.items():
-            family.add_metric([value], count)
+        for value in values:
+            family.add_metric([value], counters.get(prefix + value, 0))
         yield family
 
 

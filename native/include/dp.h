@@ -22,7 +22,8 @@ enum {
     DP_NAME_MAX = 253,        /* a service's, endpoint's or policy's name */
     DP_DETAIL_MAX = 255,      /* the text that says why */
     DP_TICKET_KEY_SIZE = 80,  /* name 16, AES-256 key 32, HMAC-SHA-256 key 32 */
-    DP_EXPECTED_MAX = 64      /* SPIFFE IDs that one endpoint may answer with */
+    DP_EXPECTED_MAX = 64,     /* SPIFFE IDs that one endpoint may answer with */
+    DP_LOST_MAX = 64          /* addresses of links that are lost at once */
 };
 
 /* What a listening socket carries. */
@@ -126,7 +127,9 @@ enum dp_fallback {
     DP_FALLBACK_SMALL = 12,        /* the stream ended below bytes_min */
     DP_FALLBACK_DEARER = 13,       /* auto: our own records are cheaper */
     DP_FALLBACK_BUSY = 14,         /* never at rest between two records, both ways, to be moved */
-    DP_FALLBACK_COUNT = 15
+    DP_FALLBACK_LINK_CHANGED = 15, /* NIC: its link was lost since, and the kernel seals for it. Such a
+                                    * leg is counted here beside NONE, where it began */
+    DP_FALLBACK_COUNT = 16
 };
 
 /* What the operator would have for the records of TLS legs. */
@@ -334,7 +337,12 @@ int dp_engine_start(dp_engine *engine);
 int dp_engine_publish_take(dp_engine *engine, dp_snapshot *snap);
 /* Swaps one set alone. -ENOENT: no such set in the snapshot published last. */
 int dp_engine_publish_set_take(dp_engine *engine, uint32_t set, dp_endpoints *endpoints);
-/* Sequence number of the last publish (either kind), and the lowest that every worker runs. */
+/* The links that count (1 … DP_LOST_MAX) local addresses of 16 bytes belong to were lost, as somebody
+ * saw at seen_ns (CLOCK_MONOTONIC): what a NIC there has sealed since before, the kernel seals from
+ * now on, though it goes on saying otherwise. Counts as a publish. */
+int dp_engine_lose_links(dp_engine *engine, const uint8_t *addrs, uint32_t count,
+                         uint64_t seen_ns);
+/* Sequence number of the last publish (any kind), and the lowest that every worker runs. */
 uint64_t dp_engine_published(const dp_engine *engine);
 uint64_t dp_engine_applied(const dp_engine *engine);
 int dp_engine_drain(dp_engine *engine, uint32_t deadline_ms); /* stop accepting, then close */

@@ -19,7 +19,7 @@
 
 enum {
     SNAPSHOTS_LIVE_MAX = 4,      /* the one in force, and those that some worker has not taken */
-    PUBLISHES_PENDING_MAX = 4096,/* set swaps that some worker has not taken */
+    PUBLISHES_PENDING_MAX = 4096,/* smaller ones that some worker has not taken */
     STREAMS_MAX = 1 << 20, EVENT_BYTES_MAX = 1 << 28,
 };
 
@@ -339,6 +339,40 @@ int dp_engine_publish_set_take(dp_engine *engine, uint32_t set, dp_endpoints *en
     int r = publish_set(engine, set, endpoints);
     pthread_mutex_unlock(&engine->lock);
     dp_endpoints_free(endpoints);
+    return r;
+}
+
+static int publish_lost(dp_engine *engine, const struct lost_links *lost)
+{
+    if (engine->state != ENGINE_RUNNING)
+        return engine->state == ENGINE_NEW ? 0 : -ESHUTDOWN; /* before it runs nothing can be lost */
+    if (dp_engine_published(engine) - dp_engine_applied(engine) >= PUBLISHES_PENDING_MAX)
+        return -EBUSY;
+    struct message *messages[DP_WORKERS_MAX];
+    int r = make_messages(engine, MESSAGE_LOST, messages);
+    if (r < 0)
+        return r;
+    for (uint32_t i = 0; i < engine->config.workers; i++) {
+        messages[i]->lost = malloc(sizeof(*lost));
+        if (messages[i]->lost == NULL) {
+            free_messages(engine, messages);
+            return -ENOMEM;
+        }
+        *messages[i]->lost = *lost;
+    }
+    send_messages(engine, messages);
+    return 0;
+}
+
+int dp_engine_lose_links(dp_engine *engine, const uint8_t *addrs, uint32_t count, uint64_t seen_ns)
+{
+    if (count < 1 || count > DP_LOST_MAX)
+        return -EINVAL;
+    struct lost_links lost = {.seen_ns = seen_ns, .count = count};
+    memcpy(lost.addrs, addrs, count * sizeof(lost.addrs[0]));
+    pthread_mutex_lock(&engine->lock);
+    int r = publish_lost(engine, &lost);
+    pthread_mutex_unlock(&engine->lock);
     return r;
 }
 

@@ -76,5 +76,6 @@ void message_free(struct message *message)
     snapshot_unref(message->snapshot);
     sets_free(message->sets);
     endpoints_unref(message->endpoints);
+    free(message->lost);
     free(message);
 }

@@ -6,16 +6,23 @@
 #include "sets.h"
 #include "snapshot.h"
 
-enum message_kind { MESSAGE_SNAPSHOT, MESSAGE_SET, MESSAGE_DRAIN, MESSAGE_STOP };
+enum message_kind { MESSAGE_SNAPSHOT, MESSAGE_SET, MESSAGE_LOST, MESSAGE_DRAIN, MESSAGE_STOP };
+
+struct lost_links {
+    uint64_t seen_ns;
+    uint32_t count;
+    uint8_t addrs[DP_LOST_MAX][16];
+};
 
 struct message {                 /* allocated by the sender, freed by the receiver */
     struct message *next;
     enum message_kind kind;
-    uint64_t sequence;           /* SNAPSHOT, SET: of the publish */
+    uint64_t sequence;           /* SNAPSHOT, SET, LOST: of the publish */
     const struct dp_snapshot *snapshot; /* SNAPSHOT: counted */
     struct sets *sets;           /* SNAPSHOT: owned; built by the sender so that taking cannot fail */
     struct dp_endpoints *endpoints; /* SET: counted */
     uint32_t set;                /* SET */
+    struct lost_links *lost;     /* LOST: owned */
     uint32_t deadline_ms;        /* DRAIN */
 };
 

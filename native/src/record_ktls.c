@@ -324,6 +324,11 @@ struct record *record_ktls_record(struct record_ktls *ktls)
     return &ktls->rec;
 }
 
+void record_ktls_lose_device(struct record_ktls *ktls)
+{
+    ktls->rec.ops = &ktls_ops;
+}
+
 bool record_ktls_met_key_update(const struct record_ktls *ktls)
 {
     return ktls->met_key_update;

@@ -25,6 +25,7 @@ DP_MUST_CHECK int record_ktls_new(const struct record_ktls_spec *spec, struct re
                                   enum dp_fallback *ret_why);
 void record_ktls_free(struct record_ktls *ktls); /* accepts NULL */
 struct record *record_ktls_record(struct record_ktls *ktls);
+void record_ktls_lose_device(struct record_ktls *ktls); /* its layer is the kernel's now */
 /* A KeyUpdate came that the kernel could not follow, which ends the connection: before 6.14. */
 bool record_ktls_met_key_update(const struct record_ktls *ktls);
 

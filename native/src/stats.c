@@ -70,6 +70,7 @@ static const char *const stat_names[STAT_COUNT] = {
     FALLBACK(SMALL) = "fallback_small",
     FALLBACK(DEARER) = "fallback_dearer",
     FALLBACK(BUSY) = "fallback_busy",
+    FALLBACK(LINK_CHANGED) = "fallback_link_changed",
     REASON(NONE) = "reason_none",
     REASON(NO_ROUTE) = "reason_no_route",
     REASON(OWN_ADDRESS) = "reason_own_address",

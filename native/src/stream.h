@@ -11,6 +11,7 @@
 #include "event.h"
 #include "link.h"
 #include "loop.h"
+#include "mailbox.h"
 #include "pool.h"
 #include "relay.h"
 #include "sets.h"
@@ -36,6 +37,7 @@ struct stream_env {              /* what a worker's streams share; owned by the 
     struct buffers *records;     /* for records of our own */
     const struct dp_snapshot *snapshot; /* counted; set before the first stream */
     struct sets *sets;           /* owned; what the snapshot and later swaps say */
+    const struct lost_links *lost; /* borrowed from the worker; see stream_lose_links */
     struct pool *streams, *ejections;
     struct pool *details;        /* of DP_DETAIL_MAX + 1 bytes, one for each stream there can be */
     struct strangers *strangers; /* of the streams: those that have not said who they are */
@@ -137,6 +139,7 @@ void stream_kill(struct stream *s, uint16_t reason, const char *detail);
 /* After a publish: ends it if it would not be let in now. */
 void stream_reauthorize(struct stream *s);
 void stream_post_update(struct stream *s); /* DP_EVENT_UPDATE if its totals changed */
+void stream_lose_links(struct stream *s);  /* env->lost: is any a NIC's that seals for it? */
 void stream_free_dead(struct stream_env *env);
 
 /* Between the stream's own files. */

@@ -1,7 +1,11 @@
 /* stream_records.c: whose records a TLS leg has: asks for them as the snapshot's profile says,
  * moves those of a stream that has carried enough, and keeps the ledger: each leg is counted once,
- * under its layer and under the reason why it is not where the profile would have it. */
+ * under its layer and under the reason why it is not where the profile would have it. Those that a
+ * NIC has lost with its link are counted for that too. */
 #include "stream.h"
+
+#include "address.h"
+#include "sys.h"
 
 enum { NEVER = -1 };             /* as UINT64_MAX: bytes that no stream carries */
 
@@ -104,4 +108,40 @@ void leg_settle_records(struct stream *s, struct leg *leg)
     if (leg->tls == NULL || leg->record == NULL || leg->decided)
         return;
     decide(s, leg, carried(s) < leg->move_at ? DP_FALLBACK_SMALL : DP_FALLBACK_BUSY);
+}
+
+static bool leaves_by(const struct lost_links *lost, const struct leg *leg)
+{
+    struct sockaddr_storage name = {.ss_family = AF_UNSPEC};
+    socklen_t len = sizeof(name);
+    uint8_t addr[16];
+    uint16_t port;
+    if (sys->getsockname(leg->source.fd, (struct sockaddr *)&name, &len) < 0)
+        return false;
+    address_from_socket(&name, addr, &port);
+    for (uint32_t i = 0; i < lost->count; i++)
+        if (memcmp(lost->addrs[i], addr, sizeof(addr)) == 0)
+            return true;
+    return false;
+}
+
+/* The kernel goes on by itself, also when the link is back, and tells nobody. What has begun since
+ * is with the NIC still. */
+static bool lose(struct stream *s, struct leg *leg)
+{
+    const struct lost_links *lost = s->env->lost;
+    if (leg->tls == NULL || leg->record == NULL || leg->record->ops->layer != DP_RECORD_NIC ||
+        leg->started_ns > lost->seen_ns || !leaves_by(lost, leg))
+        return false;
+    tls_lose_device(leg->tls);
+    leg->fallback = DP_FALLBACK_LINK_CHANGED;
+    stats_add(s->env->stats, STAT_FALLBACK_0 + DP_FALLBACK_LINK_CHANGED, 1);
+    return true;
+}
+
+void stream_lose_links(struct stream *s)
+{
+    bool down = lose(s, &s->down), up = lose(s, &s->up);
+    if ((down || up) && s->state == STREAM_RELAY)
+        stream_post(s, DP_EVENT_UPDATE);
 }

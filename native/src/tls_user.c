@@ -187,6 +187,13 @@ int tls_move_to_kernel(struct tls *tls, bool device)
     return 1;
 }
 
+void tls_lose_device(struct tls *tls)
+{
+    assert(tls->ktls != NULL);
+    record_ktls_lose_device(tls->ktls);
+    tls->fallback = DP_FALLBACK_LINK_CHANGED;
+}
+
 /* TLS 1.2's secrets. OpenSSL begins with an explicit nonce of its own liking; we go on from there,
  * so that no nonce is used twice. One record was written and one read under these keys. */
 static void secrets_of_12(struct tls *tls, enum keys_side ours, enum keys_side theirs)

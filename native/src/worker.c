@@ -43,7 +43,8 @@ struct worker {
     struct mailbox mailbox;
     struct loop_source mail;     /* the mailbox's eventfd */
     struct loop_source walker;   /* no descriptor: work only */
-    struct walk review, update;  /* over all streams, a slice a turn */
+    struct walk review, update, loss; /* over all streams, a slice a turn */
+    struct lost_links *lost;     /* owned; what loss looks for */
     struct timer update_timer, drain_timer;
     struct listener listeners[WORKER_LISTENERS_MAX];
     uint32_t listener_count;
@@ -145,6 +146,7 @@ static void on_walk(struct loop_source *source, unsigned events)
     struct worker *worker = (struct worker *)((char *)source - offsetof(struct worker, walker));
     walk_slice(worker, &worker->review, stream_reauthorize);
     walk_slice(worker, &worker->update, stream_post_update);
+    walk_slice(worker, &worker->loss, stream_lose_links);
 }
 
 static void start_walk(struct worker *worker, struct walk *walk)
@@ -199,6 +201,16 @@ static void take_snapshot(struct worker *worker, struct message *message)
         resume_listener(&worker->listeners[i]);
 }
 
+static void take_lost(struct worker *worker, struct message *message)
+{
+    while (worker->loss.left > 0) /* of those before: this is rare */
+        walk_slice(worker, &worker->loss, stream_lose_links);
+    free(worker->lost);
+    worker->env.lost = worker->lost = message->lost;
+    message->lost = NULL;
+    start_walk(worker, &worker->loss);
+}
+
 static void take_message(struct worker *worker, struct message *message)
 {
     struct stream_env *env = &worker->env;
@@ -212,6 +224,9 @@ static void take_message(struct worker *worker, struct message *message)
         stats_add(env->stats, STAT_SETS_TAKEN, 1);
         break;
     }
+    case MESSAGE_LOST:
+        take_lost(worker, message);
+        break;
     case MESSAGE_DRAIN:
         close_listeners(worker);
         worker->draining = true;
@@ -221,7 +236,7 @@ static void take_message(struct worker *worker, struct message *message)
         worker->stopping = true;
         break;
     }
-    if (message->kind == MESSAGE_SNAPSHOT || message->kind == MESSAGE_SET)
+    if (message->sequence > 0)
         atomic_store_explicit(&worker->applied, message->sequence, memory_order_release);
 }
 
@@ -379,6 +394,7 @@ void worker_free(struct worker *worker)
     loop_remove(worker->env.loop, &worker->mail);
     mailbox_fini(&worker->mailbox);
     env_fini(&worker->env);
+    free(worker->lost);
     free(worker);
 }
 

@@ -1,13 +1,26 @@
 /* test_offload.c: two sites under each offload profile: which layer a mesh link comes to have, why
  * not the one asked for, that its bytes arrive whichever, and that the ledger adds up. On a machine
  * whose kernel has TLS (TEST_RECORDS=kernel, see tests/qemu) streams move to it; on others not. */
+#define _GNU_SOURCE
+#include <linux/tls.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "site.h"
+#include "sys.h"
 #include "test.h"
+
+#ifndef SOL_TLS
+#define SOL_TLS 282
+#endif
 
 enum { BULK = 1 << 20, LATE = 128 * 1024 };
 
@@ -252,4 +265,139 @@ static void auto_takes_the_cheaper(void)
     run_profile(&profile, true);
 }
 
-SITE_TEST_MAIN(TEST(every_profile), TEST(a_peer_that_does_not_agree), TEST(auto_takes_the_cheaper))
+/* A kernel with a NIC, played by the test: it takes every key, counts, and leaves bytes as they are
+ * at both ends. */
+static atomic_uint on_the_card;
+
+static int card_setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+    if (level == SOL_TLS && name == TLS_TX)
+        atomic_fetch_add(&on_the_card, 1);
+    return level == SOL_TLS || (level == IPPROTO_TCP && name == TCP_ULP)
+               ? 0
+               : sys_real.setsockopt(fd, level, name, value, len);
+}
+
+static int card_open(const char *path)
+{
+    if (!CHECK_TEXT(path, "/proc/self/net/tls_stat"))
+        return -ENOENT;
+    char text[64];
+    int len = snprintf(text, sizeof(text), "TlsTxDevice %u\n", atomic_load(&on_the_card));
+    int fd = memfd_create("tls_stat", 0);
+    if (fd < 0 || write(fd, text, (size_t)len) != len || lseek(fd, 0, SEEK_SET) != 0)
+        abort();
+    return fd;
+}
+
+static ssize_t card_recvmsg(int fd, struct msghdr *message, int flags)
+{
+    size_t room = message->msg_controllen;
+    ssize_t n = sys_real.recvmsg(fd, message, flags);
+    if (n <= 0)
+        return n;
+    message->msg_controllen = room;
+    struct cmsghdr *head = CMSG_FIRSTHDR(message);
+    head->cmsg_level = SOL_TLS;
+    head->cmsg_type = TLS_GET_RECORD_TYPE;
+    head->cmsg_len = CMSG_LEN(1);
+    *CMSG_DATA(head) = 23; /* data */
+    return n;
+}
+
+/* Says it behind another, so that the first has been looked after when the second is taken. */
+static void lose(const struct site *site, const char *address, uint64_t seen_ns)
+{
+    uint8_t addrs[2][16];
+    site_address("198.18.0.9", addrs[0]);
+    site_address(address, addrs[1]);
+    CHECK_INT(dp_engine_lose_links(site->engine, addrs[0], 2, seen_ns), 0);
+    CHECK_INT(dp_engine_lose_links(site->engine, addrs[0], 1, seen_ns), 0);
+    int64_t until_ms = clock_ms() + SITE_WAIT_MS;
+    while (dp_engine_applied(site->engine) < dp_engine_published(site->engine) &&
+           CHECK(clock_ms() < until_ms))
+        poll(NULL, 0, 1);
+}
+
+/* What the card has is the kernel's own once its link is lost, for good, and that is told and
+ * counted; other links' and later legs are not concerned. */
+static void a_link_is_lost(void)
+{
+    static const dp_offload at_a = {.records = DP_PREFER_NIC, .tls12 = DP_TLS12_PREFER},
+                            at_b = {.records = DP_PREFER_NIC, .tls12 = DP_TLS12_ALLOW};
+    static const char a_end[] = "127.0.0.1", b_end[] = "127.0.2.1";
+    const uint32_t lost = STAT_FALLBACK_0 + DP_FALLBACK_LINK_CHANGED;
+    struct sys_table table = sys_real;
+    table.setsockopt = card_setsockopt;
+    table.open = card_open;
+    table.recvmsg = card_recvmsg;
+    sys = &table;
+    uint16_t port;
+    int clients[2] = {-1, -1}, accepted[2] = {-1, -1};
+    site_init(&a, "a.test", 1);
+    site_init(&b, "b.test", 1);
+    site_trust(&a, &b);
+    site_trust(&b, &a);
+    a.offload = &at_a;
+    b.offload = &at_b;
+    int service = site_listen(&port);
+    site_add_plain(&b.inbound, port);
+    site_start(&b);
+    site_add_mesh(&a, &b);
+    uint8_t address[16] = {0};
+    site_open(&a);
+    CHECK_INT(dp_engine_lose_links(a.engine, address, 1, 0), 0); /* it does not run yet */
+    site_start(&a);
+    CHECK_INT(dp_engine_lose_links(a.engine, address, 0, 0), -EINVAL);
+    CHECK_INT(dp_engine_lose_links(a.engine, address, DP_LOST_MAX + 1, 0), -EINVAL);
+    uint64_t before_ns = clock_ns(), seen_ns = 0;
+    for (int i = 0; i < 2; i++) {
+        clients[i] = site_connect(&a, "127.0.1.1");
+        accepted[i] = clients[i] >= 0 ? site_accept(service) : -1;
+        if (!CHECK(accepted[i] >= 0) || !CHECK(site_echo(clients[i], accepted[i])))
+            break;
+        const struct site_event *event = site_wait_event(&a, DP_EVENT_OPEN);
+        if (CHECK(event != NULL)) {
+            CHECK_INT(event->head.up_layer, DP_RECORD_NIC);
+            CHECK_INT(event->head.up_fallback, DP_FALLBACK_NONE);
+        }
+        if (i == 1)
+            break;
+        seen_ns = clock_ns();
+        lose(&a, b_end, seen_ns);
+        lose(&a, a_end, before_ns);
+        CHECK_INT(site_stat(&a, lost), 0);
+        lose(&a, a_end, seen_ns);
+        lose(&b, b_end, seen_ns);
+        event = site_wait_event(&a, DP_EVENT_UPDATE);
+        if (CHECK(event != NULL)) {
+            CHECK_INT(event->head.up_layer, DP_RECORD_KTLS);
+            CHECK_INT(event->head.up_fallback, DP_FALLBACK_LINK_CHANGED);
+        }
+        event = site_wait_event(&b, DP_EVENT_UPDATE);
+        if (CHECK(event != NULL)) {
+            CHECK_INT(event->head.down_layer, DP_RECORD_KTLS);
+            CHECK_INT(event->head.down_fallback, DP_FALLBACK_LINK_CHANGED);
+        }
+        CHECK(site_echo(clients[0], accepted[0]));
+    }
+    lose(&a, a_end, seen_ns);
+    CHECK_INT(site_stat(&a, lost), 1);
+    CHECK_INT(site_stat(&b, lost), 1);
+    CHECK_INT(site_stat(&a, STAT_RECORDS_NIC), 2);
+    CHECK_INT(site_stat(&a, STAT_FALLBACK_0 + DP_FALLBACK_NONE), 2);
+    CHECK_INT(sum(&a, STAT_RECORDS_OPENSSL, 4), 2);
+    CHECK_INT(sum(&a, STAT_FALLBACK_0, DP_FALLBACK_COUNT), 2 + 1);
+    CHECK(site_echo(clients[1], accepted[1]));
+    for (int i = 0; i < 2; i++) {
+        close(clients[i]);
+        close(accepted[i]);
+    }
+    close(service);
+    site_fini(&a);
+    site_fini(&b);
+    sys = &sys_real;
+}
+
+SITE_TEST_MAIN(TEST(every_profile), TEST(a_peer_that_does_not_agree), TEST(auto_takes_the_cheaper),
+               TEST(a_link_is_lost))

@@ -145,10 +145,24 @@ def test_a_set_update_comes_back(version: int, sequence: int, each: s.EndpointSe
     assert wire.decode_set_update(wire.encode_set_update(update)) == update
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.ip_addresses(), min_size=1, max_size=wire.LOST_MAX), u64)
+def test_lost_links_come_back(addresses: list[s.Address], seen_ns: int) -> None:
+    lost = wire.LostLinks(tuple(addresses), seen_ns)
+    assert wire.decode_lost_links(wire.encode_lost_links(lost)) == lost
+
+
+@pytest.mark.parametrize("addresses", [[], [bytes(4)] * (wire.LOST_MAX + 1), [bytes(5)]])
+def test_lost_links_that_do_not_fit_are_refused(addresses: list[bytes]) -> None:
+    message = pb.LostLinks(format=wire.FORMAT, addresses=addresses)
+    with pytest.raises(wire.WireError, match="address"):
+        wire.decode_lost_links(message.SerializeToString())
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_raises_wire_error_only(body: bytes) -> None:
-    for decode in (wire.decode_snapshot, wire.decode_set_update):
+    for decode in (wire.decode_snapshot, wire.decode_set_update, wire.decode_lost_links):
         try:
             decode(body)
         except wire.WireError:

@@ -273,14 +273,68 @@ def switch_offload(site: SiteSpace, state: str) -> None:
 
 
 def a_cable_out_for_a_moment(mesh: Mesh, wire: Wire) -> None:
-    """In the midst of a stream; the kernel seals what the card no longer does."""
+    """In the midst of a stream; the kernel seals what the card no longer does, though it says that
+    the card does. So do flows and the ledger of that site; what begins later is the card's."""
+    layers, reasons = ledger(mesh, mesh.a)
+    since = time.time()
     with held(mesh, 1) as (stream,):
         assert links(mesh.a) == [NIC.link]
         assert echo(stream, BULK, lambda: flap(mesh.a)), "bytes were changed"
-    assert wire.heard()[1] == 0
-    with held(mesh, 1) as (stream,):
-        assert echo(stream, 3000)
         assert links(mesh.a) == [NIC.link]
+        until("the flow to be the kernel's", lambda: legs_now(mesh, since) == [LOST], LIMIT_S)
+        with held(mesh, 1) as (later,):
+            work = adapter(mesh.a)
+            assert echo(stream, BULK), "bytes were changed"
+            now = adapter(mesh.a)
+            for each in ("tx_tls_encrypted_bytes", "rx_tls_decrypted_bytes"):
+                assert now[each] == work[each], f"the card has worked: {work}, {now}"
+            assert echo(later, BULK), "bytes were changed"
+            assert adapter(mesh.a)["tx_tls_encrypted_bytes"] >= now["tx_tls_encrypted_bytes"] + BULK
+            both = {LOST, ("nic", "")}
+            until("both flows", lambda: set(legs_now(mesh, since)) == both, LIMIT_S)
+    assert wire.heard()[1] == 0
+
+    def counted() -> bool:
+        now, why = ledger(mesh, mesh.a)
+        now.subtract(layers)
+        why.subtract(reasons)
+        return +now == {"ktls": 1, "nic": 1} and +why == {"link_changed": 1, "none": 1}
+
+    until("the ledger to tell of both", counted, LIMIT_S)
+
+
+LOST = "ktls", "link_changed"
+
+
+def legs_now(mesh: Mesh, since: float) -> list[tuple[str, str]]:
+    """Layer and reason of the mesh leg of each open flow that site a has begun since."""
+    flows = mesh.flows(mesh.a, since, kind="outbound", state="open")
+    return [(each.up_layer, each.fallback) for each in flows]
+
+
+def a_card_with_another_name(mesh: Mesh, wire: Wire) -> None:
+    """In the midst of a stream: nothing is lost, and status and plan speak of it by that name."""
+    since = time.time()
+    with held(mesh, 1) as (stream,):
+        work = adapter(mesh.a)
+        assert echo(stream, BULK, lambda: rename(mesh.a, "mesh0", "uplink")), "bytes were changed"
+        try:
+            status = mesh.call(mesh.a, lambda client: client.offload())
+            assert "uplink" in {each.name for each in status.nics}, status.nics
+            plan = mesh.call(mesh.a, lambda client: client.plan_offload())
+            assert "mesh0" not in {each.interface for each in plan}, plan
+        finally:
+            rename(mesh.a, "uplink", "mesh0")
+        assert echo(stream, BULK), "bytes were changed"
+        sealed = adapter(mesh.a)["tx_tls_encrypted_bytes"] - work["tx_tls_encrypted_bytes"]
+        assert sealed >= 2 * BULK, f"the card has sealed {sealed} bytes"
+        until("the flow", lambda: legs_now(mesh, since) == [("nic", "")], LIMIT_S)
+    assert wire.heard()[1] == 0
+
+
+def rename(site: SiteSpace, name: str, to: str) -> None:
+    done = run(("ip", "-n", site.namespace, "link", "set", name, "name", to))
+    assert done.returncode == 0, done.stderr
 
 
 def flap(site: SiteSpace) -> None:
@@ -293,6 +347,7 @@ CASES = (
     links_on_the_card,
     a_card_with_its_offload_off,
     a_cable_out_for_a_moment,
+    a_card_with_another_name,
 )
 BEGAN = time.monotonic()
 

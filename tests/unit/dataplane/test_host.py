@@ -209,3 +209,22 @@ async def test_a_full_disk_is_counted_and_the_workers_run_it(
     monkeypatch.undo()
     assert (await publish(host, small(6))).accepted
     assert host.counters["slots_behind_now"] == 0
+
+
+async def test_lost_links_are_taken_when_signed_and_whole(host: Host) -> None:
+    lost = wire.LostLinks((IPv4Address("198.18.0.1"),), 7)
+    body = wire.encode_lost_links(lost)
+    assert (await host.lose_links(body, seal.mac(KEY, "lost", body))).accepted  # runs none yet
+    await publish(host, small(5))
+    published = host._engine.published
+    answer = await host.lose_links(body, seal.mac(KEY, "lost", body))
+    assert (answer.accepted, answer.version) == (True, 5)
+    assert host._engine.applied == host._engine.published == published + 1
+    empty = wire.encode_lost_links(wire.LostLinks((), 7))
+    for bad, mac in (
+        (body, seal.mac(KEY, "set", body)),
+        (b"?", seal.mac(KEY, "lost", b"?")),
+        (empty, seal.mac(KEY, "lost", empty)),
+    ):
+        assert not (await host.lose_links(bad, mac)).accepted
+    assert (host.counters["links_lost"], host.counters["links_refused"]) == (2, 3)

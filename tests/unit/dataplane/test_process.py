@@ -412,3 +412,16 @@ def test_a_bad_start_is_one_line(directory: Path, fds: str, says: str) -> None:
     assert run.returncode == 1
     (line,) = run.stderr.splitlines()
     assert says in line
+
+
+async def test_lost_links_are_told_to_who_is_there_and_who_is_found_later(
+    directory: Path, sockets: Sockets, client: Dataplanes
+) -> None:
+    def counted(lost: int) -> Callable[[Report], bool]:
+        return lambda r: isinstance(r, StatsReport) and r.counters["links_lost"] == lost
+
+    await client.lose_links([IPv4Address("198.18.0.1")], 1)
+    with running(directory, sockets):
+        await first(client, counted(1))
+        await client.lose_links(map(IPv4Address, range(1, 100)), 2)  # in two messages
+        await first(client, counted(3))

@@ -30,6 +30,15 @@ def test_legs_are_the_sum_of_layers_and_of_reasons() -> None:
     assert ledger({}).legs == 0
 
 
+def test_a_leg_that_a_nic_lost_is_where_it_is_now() -> None:
+    held = ledger({**COUNTED, "fallback_link_changed": 1})
+    assert held.layers == {"openssl": 0, "user": 5, "ktls": 2, "nic": 1}
+    assert (held.reasons["none"], held.reasons["link_changed"]) == (3, 1)
+    assert held.legs == sum(held.reasons.values()) == 8
+    early = ledger({"records_nic": 1, "fallback_none": 1, "fallback_link_changed": 2})
+    assert (early.legs, early.layers["ktls"], early.reasons["link_changed"]) == (1, 1, 1)
+
+
 def test_metrics_have_it_by_layer_and_by_reason_and_nowhere_else() -> None:
     found = {
         (sample.name, *sample.labels.values()): sample.value

@@ -1,0 +1,106 @@
+"""linkwatch: whoever lost a link is named with its addresses, also who did while nobody looked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import Unavailable
+from appliance.linkwatch import LinkWatch
+from appliance.registry.store import Store
+from appliance.system import links
+from appliance.system.links import Change, Link
+from dataplane.snapshot import Address
+
+V4, V6 = ip_address("198.18.0.1"), ip_address("2001:db8::1")
+MESH = Link("mesh0", 2, None, 1500, True, "", None, (V4, V6), 3)
+HOSTS = Link("hosts0", 3, None, 1500, True, "", None, (), 0)
+FIRST = Change(frozenset(), missed=True)
+Told = list[frozenset[Address]]
+Step = tuple[Change, tuple[Link, ...] | None]
+
+
+async def see(store: Store, steps: list[Step], monkeypatch: pytest.MonkeyPatch) -> tuple[Told, int]:
+    """What a watch tells of these changes, each with the links that there are then; None = they
+    cannot be read."""
+    told: Told = []
+    changed = 0
+    present: tuple[Link, ...] | None = ()
+    began = time.monotonic_ns()
+
+    async def changes() -> AsyncIterator[Change]:
+        nonlocal present
+        for change, present in steps:  # noqa: B007
+            yield change
+
+    async def read() -> tuple[Link, ...]:
+        if present is None:
+            raise Unavailable("they changed")
+        return present
+
+    async def lost(addresses: frozenset[Address], seen_ns: int) -> None:
+        assert began <= seen_ns <= time.monotonic_ns()
+        told.append(addresses)
+
+    def other() -> None:
+        nonlocal changed
+        changed += 1
+
+    monkeypatch.setattr(links, "changes", changes)
+    monkeypatch.setattr(links, "links", read)
+    await LinkWatch(store, frozenset({"hosts0"}), other, lost).run()
+    return told, changed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "site.db")
+
+
+async def test_a_lost_link_takes_its_addresses_with_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = replace(MESH, up=False, addresses=(V4,), losses=4)  # IPv6 goes with it
+    lost = Change(frozenset({2}), missed=False)
+    steps: list[Step] = [
+        (FIRST, (MESH, HOSTS)),
+        (Change(frozenset(), missed=False), (MESH, HOSTS)),
+        (lost, (down, HOSTS)),
+        (lost, (replace(MESH, losses=5), HOSTS)),  # over already
+        (lost, (HOSTS,)),  # gone
+        (Change(frozenset({3}), missed=False), (replace(HOSTS, up=False),)),
+    ]
+    told, changed = await see(store, steps, monkeypatch)
+    assert told == [{V4, V6}] * 3
+    assert changed == 1
+
+
+async def test_a_renamed_interface_has_not_lost_its_link(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = replace(MESH, name="uplink")
+    steps: list[Step] = [
+        (FIRST, (MESH, HOSTS)),
+        (Change(frozenset(), missed=False), (renamed, HOSTS)),
+        (Change(frozenset(), missed=True), (renamed, HOSTS)),
+    ]
+    assert await see(store, steps, monkeypatch) == ([], 0)
+
+
+async def test_what_nobody_saw_shows_by_the_carrier_also_after_a_restart(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missed = Change(frozenset(), missed=True)
+    later = replace(MESH, losses=4)
+    told, _ = await see(store, [(FIRST, (MESH,)), (missed, (MESH,))], monkeypatch)
+    assert told == []
+    told, _ = await see(store, [(FIRST, (later,)), (missed, (later,))], monkeypatch)
+    assert told == [{V4, V6}]
+    last = replace(MESH, losses=5)
+    told, changed = await see(store, [(FIRST, None), (missed, (last, HOSTS))], monkeypatch)
+    assert (told, changed) == ([{V4, V6}], 1)
