@@ -30,23 +30,93 @@ static void keys_of_rfc_8448(void)
     }
 }
 
-static bool oracle(const char *hash, const uint8_t *secret, size_t secret_len, const char *label,
-                   uint8_t *out, size_t len)
+/* By OpenSSL's own; NULL = leave out. mode: EVP_KDF_HKDF_MODE_… */
+static bool openssl_13(int mode, const char *hash, const uint8_t *key, size_t key_len,
+                       const uint8_t *salt, const char *label, const uint8_t *context,
+                       size_t context_len, uint8_t *out, size_t len)
 {
     EVP_KDF *kdf = EVP_KDF_fetch(NULL, "TLS13-KDF", NULL);
     EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
-    int mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY;
-    OSSL_PARAM params[] = {
-        OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode),
-        OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, (char *)hash, 0),
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, (void *)secret, secret_len),
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_PREFIX, (char[]){"tls13 "}, 6),
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_LABEL, (char *)label, strlen(label)),
-        OSSL_PARAM_construct_end()};
+    OSSL_PARAM params[8], *p = params;
+    *p++ = OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode);
+    *p++ = OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, (char *)hash, 0);
+    *p++ = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_PREFIX, (char[]){"tls13 "}, 6);
+    *p++ = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_LABEL, (char *)label, strlen(label));
+    if (key != NULL)
+        *p++ = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, (void *)key, key_len);
+    if (salt != NULL)
+        *p++ = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SALT, (void *)salt, len);
+    if (context != NULL)
+        *p++ = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_DATA, (void *)context, context_len);
+    *p = OSSL_PARAM_construct_end();
     bool good = EVP_KDF_derive(ctx, out, len, params) == 1;
     EVP_KDF_CTX_free(ctx);
     EVP_KDF_free(kdf);
     return good;
+}
+
+static bool oracle(const char *hash, const uint8_t *secret, size_t secret_len, const char *label,
+                   uint8_t *out, size_t len)
+{
+    return openssl_13(EVP_KDF_HKDF_MODE_EXPAND_ONLY, hash, secret, secret_len, NULL, label, NULL, 0,
+                      out, len);
+}
+
+static const struct {
+    const char *name;
+    size_t size;
+} hashes[] = {{"SHA256", 32}, {"SHA384", 48}};
+
+static void labels_with_a_context_as_openssl_has_them(void)
+{
+    static const char *const labels[] = {"iv", "c hs traffic", "0123456789abcdef"};
+    static const size_t contexts[] = {1, 32, 48, KEYS_CONTEXT_MAX};
+    uint8_t secret[KEYS_SECRET_MAX], context[KEYS_CONTEXT_MAX + 1], got[48], want[48];
+    for (size_t b = 0; b < sizeof(secret); b++)
+        secret[b] = (uint8_t)(b * 7 + 1);
+    for (size_t b = 0; b < sizeof(context); b++)
+        context[b] = (uint8_t)(b * 11 + 2);
+    for (size_t h = 0; h < DP_COUNT(hashes); h++) {
+        size_t size = hashes[h].size;
+        for (size_t i = 0; i < DP_COUNT(labels) * DP_COUNT(contexts); i++) {
+            const char *label = labels[i % DP_COUNT(labels)];
+            size_t len = contexts[i / DP_COUNT(labels)];
+            REQUIRE(openssl_13(EVP_KDF_HKDF_MODE_EXPAND_ONLY, hashes[h].name, secret, size, NULL,
+                               label, context, len, want, size));
+            REQUIRE_INT(keys_expand_label(size, secret, label, strlen(label), context, len, got,
+                                          size), 0);
+            CHECK(memcmp(got, want, size) == 0);
+        }
+        CHECK_INT(keys_expand_label(size, secret, "x", 1, context, KEYS_CONTEXT_MAX + 1, got, 1),
+                  -EINVAL);
+        CHECK_INT(keys_expand_label(size, secret, "0123456789abcdefg", KEYS_LABEL_MAX + 1, NULL, 0,
+                                    got, 1), -EINVAL);
+        CHECK_INT(keys_expand_label(size, secret, "x", 1, NULL, 0, got, size + 1), -EINVAL);
+        CHECK_INT(keys_expand_label(size + 1, secret, "x", 1, NULL, 0, got, 1), -EINVAL);
+    }
+}
+
+static void extracted_secrets_as_openssl_has_them(void)
+{
+    uint8_t previous[KEYS_SECRET_MAX], input[300], got[48], want[48];
+    for (size_t b = 0; b < sizeof(previous); b++)
+        previous[b] = (uint8_t)(b * 3 + 1);
+    for (size_t b = 0; b < sizeof(input); b++)
+        input[b] = (uint8_t)(b * 5 + 2);
+    static const size_t inputs[] = {0, 32, 48, 66, 300}; /* 0 = none */
+    for (size_t h = 0; h < DP_COUNT(hashes); h++) {
+        size_t size = hashes[h].size;
+        for (size_t i = 0; i < 2 * DP_COUNT(inputs); i++) {
+            const uint8_t *salt = i % 2 == 0 ? NULL : previous;
+            size_t len = inputs[i / 2];
+            const uint8_t *key = len == 0 ? NULL : input;
+            REQUIRE(openssl_13(EVP_KDF_HKDF_MODE_EXTRACT_ONLY, hashes[h].name, key, len, salt,
+                               "derived", NULL, 0, want, size));
+            REQUIRE_INT(keys_extract(size, salt, key, len, got), 0);
+            CHECK(memcmp(got, want, size) == 0);
+        }
+        CHECK_INT(keys_extract(size - 1, NULL, NULL, 0, got), -EINVAL);
+    }
 }
 
 static void every_suite_as_openssl_has_it(void)
@@ -218,6 +288,7 @@ static void lines_of_the_key_log(void)
     CHECK(memcmp(before, secret, sizeof(before)) == 0);
 }
 
-TEST_MAIN(TEST(keys_of_rfc_8448), TEST(every_suite_as_openssl_has_it),
+TEST_MAIN(TEST(keys_of_rfc_8448), TEST(labels_with_a_context_as_openssl_has_them),
+          TEST(extracted_secrets_as_openssl_has_them), TEST(every_suite_as_openssl_has_it),
           TEST(the_prf_of_tls_12), TEST(the_key_block_as_openssl_has_it),
           TEST(other_suites_are_refused), TEST(lines_of_the_key_log))
