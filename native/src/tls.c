@@ -494,7 +494,9 @@ int tls_handshake(struct tls *tls, const struct dp_snapshot *snap)
     tls->snap = snap;
     tls->io_error = 0;
     ERR_clear_error();
+    tls_kdf_enter(tls);
     int r = SSL_do_handshake(tls->ssl);
+    tls_kdf_leave();
     int waits = 0;
     if (r != 1) {
         int error = SSL_get_error(tls->ssl, r);

@@ -1,6 +1,6 @@
 /* tls_internal.h: what the files of one TLS leg share: tls (contexts, handshake), tls_verify (who
  * is the peer), tls_chains (whose chain was good before), tls_tickets (server's side of
- * resumption), tls_sessions (client's side), tls_bio (the socket), tls_library (whose algorithms),
+ * resumption), tls_sessions (client's side), tls_bio (the socket), tls_library (whose algorithms), tls_kdf (key derivation),
  * tls_profile (versions, suites), record_openssl (the bytes) and tls_user (the bytes handed over to
  * our own records or the kernel's).
  * Nobody else includes it. */
@@ -92,8 +92,15 @@ void tls_refuse(struct tls_refusal *refusal, uint16_t reason, const char *format
 /* Turns OpenSSL's error queue and the socket's last error into a refusal. */
 void tls_refuse_from_openssl(struct tls *tls, const char *during);
 
-/* tls_library.c: where SSL_CTXs get their algorithms; NULL = from OpenSSL's default context. */
+/* tls_library.c: where SSL_CTXs get their algorithms, tls_kdf among them; NULL = from OpenSSL's
+ * default context. */
 OSSL_LIB_CTX *tls_library(void);
+
+/* tls_kdf.c: an implementation of the algorithm TLS13-KDF. */
+extern const OSSL_DISPATCH tls_kdf[];
+/* What this thread's OpenSSL derives until tls_kdf_leave are this leg's secrets: see tls_user_learn. */
+void tls_kdf_enter(struct tls *tls);
+void tls_kdf_leave(void);
 
 /* tls_bio.c: a BIO over tls->rec.fd by the table of system calls; -ENOMEM. */
 DP_MUST_CHECK int tls_bio_attach(struct tls *tls);
@@ -142,6 +149,8 @@ DP_MUST_CHECK bool tls_profile_has_suite(struct tls *tls, const SSL_SESSION *ses
 
 /* tls_user.c */
 void tls_user_attach(SSL_CTX *ctx);
+/* The first traffic secret of application data of one side, as OpenSSL begins to use it. */
+void tls_user_learn(struct tls *tls, enum keys_side side, const uint8_t *secret, size_t size);
 /* From OpenSSL's records to the kernel's or our own. -ENOTSUP or -ENOMEM when OpenSSL must keep
  * them; -EIO when there was no memory while the kernel had one direction already: the
  * connection is lost. */

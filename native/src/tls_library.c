@@ -5,7 +5,7 @@
  * keys and their decoders that a mesh link can have. And a session's certificate, which OpenSSL
  * decodes with whatever the thread has, is decoded without its key: nobody asks for that, since
  * resumption rests on the session's own secret.
- * Of its algorithms nothing is changed or added. Reads no file. */
+ * Of its algorithms none is added, and one alone is ours (tls_kdf.c). Reads no file. */
 #include <openssl/core_dispatch.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -18,16 +18,20 @@ enum { KINDS_MAX = 8, ALGORITHMS_MAX = 16 };
 /* Of an operation only these kinds of algorithms, by their first names. */
 static struct choice {
     int operation;
+    const OSSL_DISPATCH *ours;   /* instead of the first kind's; NULL = none */
     const char *property;        /* that its definition must contain; "" = any */
     const char *kinds[KINDS_MAX];
     OSSL_ALGORITHM found[ALGORITHMS_MAX + 1];
 } choices[] = {
-    {OSSL_OP_DECODER, "structure=SubjectPublicKeyInfo",
+    {OSSL_OP_DECODER, NULL, "structure=SubjectPublicKeyInfo",
      {"EC", "RSA", "RSA-PSS", "ED25519", "ED448"}, {{0}}},
     /* HMAC's is of the binder that goes with a ticket. */
-    {OSSL_OP_KEYMGMT, "", {"EC", "RSA", "RSA-PSS", "ED25519", "ED448", "X25519", "HMAC"}, {{0}}},
+    {OSSL_OP_KEYMGMT, NULL, "",
+     {"EC", "RSA", "RSA-PSS", "ED25519", "ED448", "X25519", "HMAC"}, {{0}}},
     /* Of suites, tls.c's and tls_profile.c's; of tickets. */
-    {OSSL_OP_CIPHER, "", {"AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305", "AES-256-CBC"}, {{0}}},
+    {OSSL_OP_CIPHER, NULL, "",
+     {"AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305", "AES-256-CBC"}, {{0}}},
+    {OSSL_OP_KDF, tls_kdf, "", {"TLS13-KDF", "TLS1-PRF"}, {{0}}},
 };
 
 static struct {                  /* made once a process, and kept; choices too */
@@ -38,17 +42,18 @@ static struct {                  /* made once a process, and kept; choices too *
     OSSL_PROVIDER *inner;
 } library = {.once = CRYPTO_ONCE_STATIC_INIT};
 
-static bool is_chosen(const struct choice *choice, const OSSL_ALGORITHM *algorithm)
+/* Which kind of the choice's it is; KINDS_MAX = none. */
+static size_t kind_of(const struct choice *choice, const OSSL_ALGORITHM *algorithm)
 {
     if (strstr(algorithm->property_definition, choice->property) == NULL)
-        return false;
+        return KINDS_MAX;
     for (size_t i = 0; i < KINDS_MAX && choice->kinds[i] != NULL; i++) {
         size_t len = strlen(choice->kinds[i]); /* other names may follow */
         const char *names = algorithm->algorithm_names;
         if (strncmp(names, choice->kinds[i], len) == 0 && (names[len] == '\0' || names[len] == ':'))
-            return true;
+            return i;
     }
-    return false;
+    return KINDS_MAX;
 }
 
 /* From what the whole provider has. */
@@ -58,12 +63,17 @@ static bool choose(struct choice *choice)
     size_t count = 0;
     const OSSL_ALGORITHM *all =
         OSSL_PROVIDER_query_operation(library.inner, choice->operation, &no_cache);
-    for (; all != NULL && all->algorithm_names != NULL; all++)
-        if (is_chosen(choice, all)) {
-            if (count == ALGORITHMS_MAX)
-                return false;
-            choice->found[count++] = *all;
-        }
+    for (; all != NULL && all->algorithm_names != NULL; all++) {
+        size_t kind = kind_of(choice, all);
+        if (kind == KINDS_MAX)
+            continue;
+        if (count == ALGORITHMS_MAX)
+            return false;
+        choice->found[count] = *all;
+        if (kind == 0 && choice->ours != NULL)
+            choice->found[count].implementation = choice->ours;
+        count++;
+    }
     return count > 0;
 }
 

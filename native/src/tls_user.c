@@ -1,5 +1,5 @@
-/* tls_user.c: from OpenSSL's records to the kernel's or our own: secrets by the key log or, in TLS
- * 1.2, of the master secret; sequence numbers by counting records; and the SSL freed as soon as
+/* tls_user.c: from OpenSSL's records to the kernel's or our own: secrets by tls_kdf.c or the key log
+ * or, in TLS 1.2, of the master secret; sequence numbers by counting records; and the SSL freed as soon as
  * nothing of it is needed: at once for a server, which has sent its tickets, and in TLS 1.2, where
  * they are part of the handshake; else when a client's first data comes, behind which no ticket is
  * kept any more. Until then OpenSSL reads each ticket's record a second time, for it alone makes a
@@ -14,22 +14,27 @@ static enum keys_side our_side(const struct tls *tls)
     return tls->is_server ? KEYS_SERVER : KEYS_CLIENT;
 }
 
+void tls_user_learn(struct tls *tls, enum keys_side side, const uint8_t *secret, size_t size)
+{
+    assert(size <= KEYS_SECRET_MAX);
+    if (tls->buffers == NULL)
+        return;
+    memcpy(tls->secrets[side], secret, size);
+    tls->secret_sizes[side] = (uint8_t)size;
+    if (side == our_side(tls))
+        tls->written = 0;
+}
+
 /* OpenSSL logs a secret when it begins to use it. */
 static void on_secret(const SSL *ssl, const char *line)
 {
     struct tls *tls = SSL_get_app_data(ssl);
     enum keys_side side;
     uint8_t secret[KEYS_SECRET_MAX];
-    if (tls == NULL || tls->buffers == NULL)
-        return;
-    int size = keys_from_log(line, &side, secret);
-    if (size <= 0)
-        return;
-    memcpy(tls->secrets[side], secret, (size_t)size);
-    tls->secret_sizes[side] = (uint8_t)size;
+    int size = tls != NULL ? keys_from_log(line, &side, secret) : 0;
+    if (size > 0)
+        tls_user_learn(tls, side, secret, (size_t)size);
     OPENSSL_cleanse(secret, sizeof(secret));
-    if (side == our_side(tls))
-        tls->written = 0;
 }
 
 static void on_message(int is_write, int version, int type, const void *buf, size_t len, SSL *ssl,
@@ -47,7 +52,8 @@ static void on_message(int is_write, int version, int type, const void *buf, siz
 
 void tls_user_attach(SSL_CTX *ctx)
 {
-    SSL_CTX_set_keylog_callback(ctx, on_secret);
+    if (tls_library() == NULL) /* else tls_kdf.c tells */
+        SSL_CTX_set_keylog_callback(ctx, on_secret);
     SSL_CTX_set_msg_callback(ctx, on_message);
 }
 
