@@ -8,6 +8,7 @@ from appliance.api._gen import admin_pb2 as pb
 from appliance.config.offload import OffloadProfile
 from appliance.observe.ledger import Ledger
 from appliance.system.offload import Nic
+from appliance.system.offload_devlink import Devlink
 from appliance.system.offload_plan import Step
 from appliance.system.offload_settings import shown
 
@@ -72,4 +73,20 @@ def _nic(nic: Nic) -> pb.Nic:
         irqs=[pb.NicIrq(number=irq.number, name=irq.name, cpus=irq.cpus) for irq in device.irqs],
         facts=[pb.NicFact(what=fact.what, source=fact.source) for fact in nic.profile.facts],
         remarks=nic.remarks,
+        devlink=_devlink(nic.devlink),
+    )
+
+
+def _devlink(told: Devlink) -> pb.Devlink:
+    return pb.Devlink(
+        handle=told.handle,
+        versions=[
+            pb.DevlinkVersion(kind=each.kind, name=each.name, value=each.value)
+            for each in told.versions
+        ],
+        parameters=[
+            pb.DevlinkParameter(name=each.name, mode=each.mode, value=each.value)
+            for each in told.parameters
+        ],
+        remarks=told.remarks,
     )

@@ -83,10 +83,22 @@ def _nic(nic: pb.Nic) -> None:
         _say(f"  {each.name}: {each.value} of {each.most}")
     for irq in nic.irqs:
         _say(f"  interrupt {irq.number} {irq.name}: processors {irq.cpus}")
+    _devlink(nic.devlink)
     for remark in nic.remarks:
         _say(f"  {remark}")
     for fact in nic.facts:
         _say(f"  known: {fact.what} ({fact.source})")
+
+
+def _devlink(told: pb.Devlink) -> None:
+    if told.handle:
+        _say(f"  devlink {told.handle}")
+    for version in told.versions:
+        _say(f"    {version.kind} {version.name}: {version.value}")
+    for parameter in told.parameters:
+        _say(f"    parameter {parameter.name} ({parameter.mode}): {parameter.value}")
+    for remark in told.remarks:
+        _say(f"  {remark}")
 
 
 @offload.command("plan")

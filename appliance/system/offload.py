@@ -18,6 +18,7 @@ from appliance.errors import ApplianceError, NotFound
 from appliance.registry.nic_settings import Changed, NicSettings
 from appliance.site import Site
 from appliance.system import links, offload_device
+from appliance.system.offload_devlink import NOTHING, Cards, Devlink
 from appliance.system.offload_plan import Outcome, Step, plan, remarks
 from appliance.system.offload_profile import Profile, choose, known
 from appliance.system.offload_settings import Device, shown
@@ -40,6 +41,7 @@ class Nic:
     model: str
     profile: Profile
     remarks: tuple[str, ...]
+    devlink: Devlink = NOTHING
 
 
 class Offload:
@@ -75,7 +77,7 @@ class Offload:
         return await asyncio.to_thread(self._nics, wanted)
 
     def _nics(self, wanted: Mapping[str, Sequence[str]]) -> tuple[Nic, ...]:
-        cpus = worker_cpus(self._site)
+        cpus, cards = worker_cpus(self._site), Cards.read()
         found: dict[str, Nic] = {}
         for top, serves in wanted.items():
             for name in _with_lower(top):
@@ -87,7 +89,8 @@ class Offload:
                     if chosen is not None:
                         profile, model = chosen
                         said = remarks(device, cpus)
-                        found[name] = Nic(device, tuple(serves), model, profile, said)
+                        told = cards.of(name, device.bus)
+                        found[name] = Nic(device, tuple(serves), model, profile, said, told)
         return tuple(found[name] for name in sorted(found))
 
     async def plan(self) -> tuple[Step, ...]:

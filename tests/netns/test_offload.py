@@ -78,6 +78,7 @@ def test_status_tells_cards_and_a_ledger_that_adds_up(mesh: Mesh) -> None:
     assert {nic["driver"] for nic in nics.values()} == {"veth"}
     assert {nic["profile"] for nic in nics.values()} == {"veth"}
     assert all(fact["source"] for nic in nics.values() for fact in nic["facts"])
+    assert all("devlink" in nic["devlink"]["remarks"][0] for nic in nics.values())
     assert len(shown["worker_cpus"]) == 2
     text = mesh.cli(mesh.a, "offload", "status", run_as=NOBODY).stdout
     assert "TLS legs: " in text
