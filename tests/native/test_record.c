@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "record_key.h"
 #include "sys.h"
 #include "test.h"
 #include "tls_pair.h"
@@ -12,7 +13,7 @@
 /* The unkind socket: EAGAIN at any time, short counts, and one flipped bit on demand. */
 static struct sys_table unkind;
 static uint64_t random_state;
-static bool flip_next;
+static int64_t flip_after = -1; /* so many bytes; none if negative */
 
 static uint32_t random_below(uint32_t limit)
 {
@@ -27,10 +28,10 @@ static ssize_t unkind_recv(int fd, void *buf, size_t len, int flags)
     if (random_below(2) == 0)
         len = 1 + random_below((uint32_t)len);
     ssize_t n = sys_real.recv(fd, buf, len, flags);
-    if (n > 0 && flip_next) {
-        ((uint8_t *)buf)[n - 1] ^= 1;
-        flip_next = false;
-    }
+    if (n > flip_after && flip_after >= 0)
+        ((uint8_t *)buf)[flip_after] ^= 1;
+    if (n > 0 && flip_after >= 0)
+        flip_after -= n;
     return n;
 }
 
@@ -321,7 +322,7 @@ static void a_changed_bit_is_seen(void)
     CHECK_INT(rec_write(ends.client, "pay 1", 5), 5);
     be_unkind();
     unkind.send = sys_real.send; /* an alert is sent once or not at all */
-    flip_next = true;
+    flip_after = RECORD_HEADER; /* a longer length would be waited for */
     CHECK_INT(read_at_last(ends.server, buf, sizeof(buf)), -EBADMSG);
     be_kind();
     CHECK_INT(tls_reason(ends.pair.server), DP_REASON_HANDSHAKE);
