@@ -104,4 +104,16 @@ CREATE TABLE nic_settings (            -- what we changed on devices, so that it
     UNIQUE (interface, setting)
 ) STRICT;
 """,
+    # 4
+    """
+CREATE TABLE nic_values (              -- the same; an interrupt's value is a list of processors
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    interface TEXT NOT NULL, device TEXT NOT NULL, setting TEXT NOT NULL,
+    before ANY NOT NULL, after ANY NOT NULL,
+    UNIQUE (interface, setting)
+) STRICT;
+INSERT INTO nic_values SELECT id, interface, device, setting, before, after FROM nic_settings;
+DROP TABLE nic_settings;
+ALTER TABLE nic_values RENAME TO nic_settings;
+""",
 )

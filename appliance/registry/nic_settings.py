@@ -18,8 +18,8 @@ class Changed:
     interface: str
     device: str  # driver and bus: another device may get the name
     setting: str
-    before: int
-    after: int
+    before: int | str
+    after: int | str
 
 
 class NicSettings:

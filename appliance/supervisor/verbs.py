@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+IRQ = re.compile(r"[!-~][ -~]{0,79}")  # a name to compare with, never a path
+CPUS = re.compile(r"[0-9]{1,4}([,-][0-9]{1,4}){0,255}")
 YEAR_2024_MS = 1_704_067_200_000
 YEAR_2100_MS = 4_102_444_800_000
 
@@ -136,6 +138,19 @@ def _put(interface: str, setting: str, value: int) -> Put:
     return offload_device.put(interface, setting, value)
 
 
+async def _irq_set(tree: Tree, arguments: Arguments) -> dict[str, Any]:
+    done = await asyncio.to_thread(
+        _put_irq, arguments["interface"], arguments["irq"], arguments["cpus"]
+    )
+    return {"before": done.before, "after": done.after, "refused": done.refused}
+
+
+def _put_irq(interface: str, irq: str, cpus: str) -> Put:
+    from appliance.system import offload_device
+
+    return offload_device.put_irq(interface, irq, cpus)
+
+
 async def _factory_reset(tree: Tree, arguments: Arguments) -> dict[str, Any]:
     if arguments["site"] != tree.site.name:
         raise InvalidInput(f"factory-reset: this is site {tree.site.name}: name it to confirm")
@@ -170,6 +185,12 @@ VERBS: Mapping[str, Verb] = {
             "setting": _one_of(*SETTINGS),
             "value": _between(0, VALUE_MAX),
         },
+        {},
+        daemon_may=True,
+    ),
+    "irq-set": Verb(
+        _irq_set,
+        {"interface": _interface, "irq": _whole(IRQ), "cpus": _whole(CPUS)},
         {},
         daemon_may=True,
     ),

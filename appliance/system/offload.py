@@ -21,7 +21,7 @@ from appliance.system import links, offload_device
 from appliance.system.offload_devlink import NOTHING, Cards, Devlink
 from appliance.system.offload_plan import Outcome, Step, plan, remarks
 from appliance.system.offload_profile import Profile, choose, known
-from appliance.system.offload_settings import Device, shown
+from appliance.system.offload_settings import INTERRUPTS, IRQ, Device, Value, shown
 from appliance.tasks import Tasks
 
 NICS_MAX = 64
@@ -97,10 +97,8 @@ class Offload:
         return self._planned(await self.nics())
 
     def _planned(self, nics: Sequence[Nic]) -> tuple[Step, ...]:
-        prefer, workers = self._prefer(), len(worker_cpus(self._site))
-        return tuple(
-            step for nic in nics for step in plan(nic.device, nic.profile, prefer, workers)
-        )
+        prefer, cpus = self._prefer(), worker_cpus(self._site)
+        return tuple(step for nic in nics for step in plan(nic.device, nic.profile, prefer, cpus))
 
     async def apply(self) -> tuple[Step, ...]:
         """Every step with what became of it. After a fault of the root helper the rest is not
@@ -110,21 +108,25 @@ class Offload:
 
     async def _apply(self) -> tuple[Step, ...]:
         async with self._lock:
-            nics = await self.nics()
-            devices = {nic.device.name: nic.device for nic in nics}
             done: list[Step] = []
             failed = ""
-            for step in self._planned(nics):
-                if step.outcome is not Outcome.CHANGE:
-                    done.append(step)
-                elif failed:
-                    done.append(replace(step, outcome=Outcome.UNTRIED, text=failed))
-                else:
-                    try:
-                        done.append(await self._change(step, _identity(devices[step.interface])))
-                    except ApplianceError as error:
-                        failed = f"the one before it failed: {error}"
-                        done.append(await self._after_fault(step, str(error)))
+            for irqs in (False, True):  # these last: another number of queues brings others
+                nics = await self.nics()
+                devices = {nic.device.name: nic.device for nic in nics}
+                for step in self._planned(nics):
+                    if step.setting.startswith((IRQ, INTERRUPTS)) != irqs:
+                        continue
+                    if step.outcome is not Outcome.CHANGE:
+                        done.append(step)
+                    elif failed:
+                        done.append(replace(step, outcome=Outcome.UNTRIED, text=failed))
+                    else:
+                        try:
+                            identity = _identity(devices[step.interface])
+                            done.append(await self._change(step, identity))
+                        except ApplianceError as error:
+                            failed = f"the one before it failed: {error}"
+                            done.append(await self._after_fault(step, str(error)))
             return tuple(done)
 
     async def _change(self, step: Step, device: str) -> Step:
@@ -146,8 +148,7 @@ class Offload:
     async def _after_fault(self, step: Step, error: str) -> Step:
         """What the device has now says whether it was changed."""
         device = await asyncio.to_thread(_read, step.interface)
-        held = device.settings.get(step.setting) if device is not None else None
-        if held is not None and held.value == step.new:
+        if device is not None and device.value(step.setting) == step.new:
             return replace(step, outcome=Outcome.CHANGED, text=error)
         return replace(step, outcome=Outcome.REFUSED, text=error)
 
@@ -165,15 +166,14 @@ class Offload:
             return tuple([await self._put_back(each) for each in self._kept.changed()])
 
     async def _put_back(self, change: Changed) -> Step:
-        def step(outcome: Outcome, text: str = "", now: int | None = None) -> Step:
+        def step(outcome: Outcome, text: str = "", now: Value | None = None) -> Step:
             return Step(change.interface, change.setting, now, change.before, outcome, text)
 
         device = await asyncio.to_thread(_find, change)
         if device is None:
             self._kept.forget(change.interface, change.setting)
             return step(Outcome.GOOD, "the device is gone, and its settings with it")
-        held = device.settings.get(change.setting)
-        now = held.value if held is not None else None
+        now = device.value(change.setting)
         if now == change.before or now is None:
             self._kept.forget(change.interface, change.setting)
             return step(Outcome.GOOD, "it was so already", now)
@@ -192,7 +192,10 @@ class Offload:
         changed = self._kept.changed()
         return await asyncio.to_thread(lambda: tuple(_drifted(changed)))
 
-    async def _set(self, interface: str, setting: str, value: int) -> dict[str, Any]:
+    async def _set(self, interface: str, setting: str, value: Value) -> dict[str, Any]:
+        if setting.startswith(IRQ):
+            irq = setting.removeprefix(IRQ)
+            return await self._supervisor.call("irq-set", interface=interface, irq=irq, cpus=value)
         return await self._supervisor.call(
             "nic-set", interface=interface, setting=setting, value=value
         )
@@ -208,9 +211,9 @@ def worker_cpus(site: Site) -> tuple[int, ...]:
 def _drifted(changed: Sequence[Changed]) -> Iterator[str]:
     for change in changed:
         device = _find(change)
-        held = device.settings.get(change.setting) if device is not None else None
-        if held is not None and held.value != change.after:
-            now, was = (shown(change.setting, each) for each in (held.value, change.after))
+        held = device.value(change.setting) if device is not None else None
+        if held is not None and held != change.after:
+            now, was = (shown(change.setting, each) for each in (held, change.after))
             yield f"{change.interface} {change.setting} is {now}, was set to {was}"
 
 

@@ -17,7 +17,16 @@ from typing import Any
 from pyroute2.ethtool.ioctl import IoctlEthtool, NoSuchDevice, NotSupportedError
 
 from appliance.errors import NotFound
-from appliance.system.offload_settings import FEATURES, QUEUES, RINGS, Device, Irq, Setting
+from appliance.system.offload_settings import (
+    FEATURES,
+    QUEUES,
+    RINGS,
+    Device,
+    Irq,
+    Setting,
+    Value,
+    cpu_list,
+)
 
 ROOT = Path("/")
 IRQS_MAX = 1024
@@ -28,8 +37,8 @@ _PCI_FILES = ("vendor", "device")
 class Put:
     """What became of one setting; None = the device does not have it."""
 
-    before: int | None
-    after: int | None
+    before: Value | None
+    after: Value | None
     refused: str  # why after is not what was asked for; "" = it is
 
 
@@ -57,6 +66,22 @@ def put(name: str, setting: str, value: int) -> Put:
         after = _settings(tool).get(setting)
     got = after.value if after is not None else None
     return Put(before.value, got, "" if got == value else refused)
+
+
+def put_irq(name: str, irq: str, cpus: str, root: Path = ROOT) -> Put:
+    """Where the device's interrupt of that name is served; sets and reads back."""
+    numbers = [each.number for each in irqs(name, root) if each.name == irq]
+    if not numbers:
+        return Put(None, None, "the device does not have it")
+    path = root / "proc/irq" / str(numbers[0]) / "smp_affinity_list"
+    before, refused = _text(path), "the kernel serves it elsewhere"
+    try:
+        path.write_text(cpus)
+    except OSError as error:  # EIO: the driver's own to place
+        refused = (error.strerror or str(error)).lower()
+    after = _text(path)
+    good = after != "" and cpu_list(after) == cpu_list(cpus)
+    return Put(before or None, after or None, "" if good else refused)
 
 
 def pci_id(name: str, root: Path = ROOT) -> str:

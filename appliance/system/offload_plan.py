@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from appliance.system.offload_profile import Profile, Wish
-from appliance.system.offload_settings import QUEUES, Device, Setting, shown
+from appliance.system.offload_settings import (
+    INTERRUPTS,
+    IRQ,
+    QUEUES,
+    Device,
+    Setting,
+    Value,
+    cpu_list,
+    shown,
+)
 
 
 class Outcome(StrEnum):
@@ -24,16 +33,41 @@ class Outcome(StrEnum):
 class Step:
     interface: str
     setting: str
-    old: int | None  # None = the device does not have it
-    new: int
+    old: Value | None  # None = the device does not have it
+    new: Value
     outcome: Outcome
     text: str = ""
     source: str = ""
 
 
-def plan(device: Device, profile: Profile, prefer: str, workers: int) -> tuple[Step, ...]:
-    """prefer: as the OffloadProfile says."""
-    return tuple(_step(device, wish, prefer, workers) for wish in profile.settings)
+def plan(device: Device, profile: Profile, prefer: str, cpus: Sequence[int]) -> tuple[Step, ...]:
+    """prefer: as the OffloadProfile says; cpus: each worker's processor."""
+    return tuple(
+        step
+        for wish in profile.settings
+        for step in (
+            _interrupts(device, wish, cpus)
+            if wish.set == INTERRUPTS
+            else (_step(device, wish, prefer, len(cpus)),)
+        )
+    )
+
+
+def _interrupts(device: Device, wish: Wish, cpus: Sequence[int]) -> Iterator[Step]:
+    """One a queue: a receive and a send queue of one number have the same worker's processor."""
+    irqs = {irq.name: irq for irq in reversed(device.irqs) if irq.queue is not None}
+    for irq in sorted(irqs.values(), key=lambda each: each.number):
+        assert irq.queue is not None
+        new = str(cpus[irq.queue % len(cpus)])
+        step = Step(device.name, IRQ + irq.name, irq.cpus or None, new, Outcome.CHANGE, wish.why)
+        if not irq.cpus:
+            step = replace(step, outcome=Outcome.CANNOT, text="where it is served is not shown")
+        elif cpu_list(irq.cpus) == cpu_list(new):
+            step = replace(step, outcome=Outcome.GOOD, text="")
+        yield replace(step, source=wish.source)
+    if not irqs:
+        text = "no interrupt of its queues is shown to this system"
+        yield Step(device.name, INTERRUPTS, None, "workers", Outcome.CANNOT, text, wish.source)
 
 
 def _step(device: Device, wish: Wish, prefer: str, workers: int) -> Step:
@@ -82,22 +116,10 @@ def _remarks(device: Device, cpus: Sequence[int]) -> Iterator[str]:
         served = {cpu for irq in device.irqs for cpu in cpu_list(irq.cpus)}
         if served and not served & set(cpus):
             yield (
-                "no interrupt of it is served where a worker is: see its smp_affinity_list in "
-                "/proc/irq"
+                "no interrupt of it is served where a worker is: `sluice offload plan` says what "
+                "could be"
             )
     elif device.pci_id:
         yield "its interrupts are not shown to this system"
     else:
         yield "it has no interrupts of its own"
-
-
-def cpu_list(text: str) -> frozenset[int]:
-    """ "0-2,5" -> {0, 1, 2, 5}; what is malformed names no processor."""
-    found: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if first.isdigit() and (last or first).isdigit():
-            low, high = int(first), int(last or first)
-            if high - low < 8192:
-                found.update(range(low, high + 1))
-    return frozenset(found)

@@ -24,7 +24,7 @@ from pydantic import (
 from appliance import yamlfile
 from appliance.errors import InvalidInput
 from appliance.paths import shipped
-from appliance.system.offload_settings import FEATURES, SETTINGS, VALUE_MAX, Device
+from appliance.system.offload_settings import FEATURES, INTERRUPTS, SETTINGS, VALUE_MAX, Device
 
 Line = Annotated[str, Field(min_length=1, max_length=400)]
 
@@ -71,8 +71,13 @@ class Wish(_Part):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
+        if self.set == INTERRUPTS:
+            if self.to != "workers" or self.when != "always":
+                raise ValueError(f"{INTERRUPTS}: write to: workers, and no when")
+            return self
         if self.set not in SETTINGS:
-            raise ValueError(f"{self.set[:60]!r} cannot be set: write one of {', '.join(SETTINGS)}")
+            names = ", ".join((*SETTINGS, INTERRUPTS))
+            raise ValueError(f"{self.set[:60]!r} cannot be set: write one of {names}")
         if (self.set in FEATURES) != isinstance(self.to, bool):
             raise ValueError(f"{self.set}: write on or off for a feature, a number for the rest")
         if self.to == "workers" and not self.set.startswith("queues."):
@@ -84,7 +89,7 @@ class Profile(_Part):
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
     match: Annotated[tuple[Match, ...], Field(min_length=1, max_length=64)]
     facts: Annotated[tuple[Fact, ...], Field(max_length=32)] = ()
-    settings: Annotated[tuple[Wish, ...], Field(max_length=len(SETTINGS))] = ()
+    settings: Annotated[tuple[Wish, ...], Field(max_length=len(SETTINGS) + 1)] = ()
 
     @model_validator(mode="after")
     def _once(self) -> Self:

@@ -1,10 +1,12 @@
 """What of a network device may be set, and a device as it was found. Names and values only.
 
-`SETTINGS` is the whole list: profiles name nothing else, and the root helper sets nothing else.
+`SETTINGS` is the whole list: profiles name nothing else, and the root helper sets nothing else; but
+for where each interrupt is served, which a profile wishes for all of a device's queues at once.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -35,6 +37,10 @@ QUEUES = {
     "queues.tx": ("tx_count", "max_tx"),
 }
 SETTINGS = (*FEATURES, *RINGS, *QUEUES)
+INTERRUPTS = "interrupts"  # the wish: each queue's where its worker is
+IRQ = "irq "  # and then its name: one interrupt, as it is planned, set and noted
+Value = int | str  # a number; for an interrupt the processors: "0-3"
+_QUEUE = re.compile(r"(?<![a-z])(?:comp|txrx|rxtx|rx|tx|input|output|queue|q)[-._]?([0-9]{1,4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,12 @@ class Irq:
     name: str
     cpus: str  # "0-3": where it may be served
 
+    @property
+    def queue(self) -> int | None:
+        """As its name says; None = it is of no queue."""
+        found = _QUEUE.search(self.name.lower())
+        return int(found[1]) if found else None
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -61,9 +73,29 @@ class Device:
     settings: Mapping[str, Setting] = field(default_factory=dict)  # what it has, by SETTINGS
     irqs: tuple[Irq, ...] = ()
 
+    def value(self, setting: str) -> Value | None:
+        """None = it does not have that."""
+        if setting.startswith(IRQ):
+            named = (irq.cpus for irq in self.irqs if irq.name == setting.removeprefix(IRQ))
+            return next(named, None) or None
+        held = self.settings.get(setting)
+        return held.value if held is not None else None
 
-def shown(setting: str, value: int | None) -> str:
+
+def shown(setting: str, value: Value | None) -> str:
     """As people read it."""
     if value is None:
         return "none"
-    return ("off", "on")[value] if setting in FEATURES and value in (0, 1) else str(value)
+    return ("off", "on")[int(value)] if setting in FEATURES and value in (0, 1) else str(value)
+
+
+def cpu_list(text: str) -> frozenset[int]:
+    """ "0-2,5" -> {0, 1, 2, 5}; what is malformed names no processor."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            low, high = int(first), int(last or first)
+            if high - low < 8192:
+                found.update(range(low, high + 1))
+    return frozenset(found)

@@ -44,6 +44,11 @@ NIC = next(name for _, name in socket.if_nameindex() if name != "lo")
           for setting in ("mtu", "loopback", "rx-all", "RX-GRO", "", None, 1, ["rx-gro"])),
         ("nic-set", {"interface": NIC, "setting": "rx-gro", "value": 1, "path": "/etc/passwd"}),
         ("nic-set", {"interface": NIC, "setting": "rx-gro"}),
+        ("irq-set", {"interface": "../lo", "irq": "x-rx-0", "cpus": "0"}),
+        *(("irq-set", {"interface": NIC, "irq": irq, "cpus": "0"})
+          for irq in ("", " x", "x\n", "x\0", "x" * 81, 7)),
+        *(("irq-set", {"interface": NIC, "irq": "x-rx-0", "cpus": cpus})
+          for cpus in ("", "0,", "-1", "all", "0-1-", "1\n", 1, "0" * 5, ",".join("9" * 300))),
         ("factory-reset", {}),
         ("factory-reset", {"site": None}),
         ("capture", {"interface": "lo", "seconds": 5}),
@@ -60,6 +65,8 @@ def test_arguments_inside_the_table_pass() -> None:
     check(VERBS["set-time"], "set-time", {"unix_ms": 1_800_000_000_000})
     check(VERBS["set-hostname"], "set-hostname", {"name": "edge-1"})
     check(VERBS["factory-reset"], "factory-reset", {"site": "a"})
+    irq = "mlx5_comp0@pci:0000:3b:00.0"
+    check(VERBS["irq-set"], "irq-set", {"interface": NIC, "irq": irq, "cpus": "0-3,7"})
     for setting in SETTINGS:
         check(VERBS["nic-set"], "nic-set", {"interface": NIC, "setting": setting, "value": 1})
 

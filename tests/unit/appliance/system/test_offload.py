@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +22,10 @@ from appliance.registry.store import Store
 from appliance.system import offload as offload_module
 from appliance.system import offload_device
 from appliance.system.offload import Nic, Offload, worker_cpus
-from appliance.system.offload_plan import Outcome, cpu_list, plan, remarks
+from appliance.system.offload_device import Put
+from appliance.system.offload_plan import Outcome, plan, remarks
 from appliance.system.offload_profile import Match, Profile, choose, known, load
-from appliance.system.offload_settings import SETTINGS, Device, Irq, Setting, shown
+from appliance.system.offload_settings import SETTINGS, Device, Irq, Setting, cpu_list, shown
 from tests.unit.appliance.system.test_nft import SITE
 
 OFF, ON = Setting(0, 1), Setting(1, 1)
@@ -108,6 +111,8 @@ def test_the_more_exact_match_wins(pci: str, driver: str) -> None:
         (profile("set: rings.rx, to: 0"), "settings.0.to"),
         (profile("set: rings.rx, to: 65537"), "settings.0.to"),
         (profile("set: rx-gro, to: on, when: never"), "settings.0.when"),
+        (profile("set: interrupts, to: on"), "settings.0: interrupts: write to: workers"),
+        (profile("set: interrupts, to: workers, when: nic"), "settings.0: interrupts: write"),
         (profile("set: rx-gro, to: on, then: x"), "settings.0.then: Extra inputs"),
         (profile("set: rx-gro, to: on", "set: rx-gro, to: off"), "each setting may be there once"),
         (profile(text="match: [{model: x}]"), "match.0: write pci or driver"),
@@ -162,7 +167,7 @@ def test_two_profiles_of_one_name_and_none_at_all(tmp_path: Path) -> None:
 def test_plan(
     tmp_path: Path, wish: str, held: dict[str, Setting], outcome: Outcome, new: int, text: str
 ) -> None:
-    (step,) = plan(device(**held), loaded(tmp_path, profile(wish)), "ktls", 4)
+    (step,) = plan(device(**held), loaded(tmp_path, profile(wish)), "ktls", range(4))
     assert (step.outcome, step.new) == (outcome, new)
     assert text in step.text
     assert (text == "") == (step.text == "")
@@ -174,10 +179,51 @@ def test_the_nics_encryption_is_for_who_prefers_it() -> None:
     assert chosen is not None
     card = device(pci="15b3:101d", tls_hw_tx_offload=OFF, tls_hw_rx_offload=FIXED)
     for prefer in ("auto", "user", "ktls", "openssl", "nic"):
-        found = {step.setting: step for step in plan(card, chosen[0], prefer, 2)}
+        found = {step.setting: step for step in plan(card, chosen[0], prefer, (0, 1))}
         outcomes = found["tls-hw-tx-offload"].outcome, found["tls-hw-rx-offload"].outcome
         asked = (Outcome.CHANGE, Outcome.CANNOT)
         assert outcomes == (asked if prefer == "nic" else (Outcome.UNASKED,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "queue"),
+    [
+        ("mlx5_comp3@pci:0000:3b:00.0", 3),
+        ("virtio2-input.0", 0),
+        ("virtio2-output.11", 11),
+        ("eth0-TxRx-7", 7),
+        ("nfp-0000:04:00.0-rxtx-2", 2),
+        ("eth0-Rx12", 12),
+        ("mlx5_async0@pci:0000:3b:00.0", None),
+        ("virtio2-config", None),
+        ("matrix9", None),
+        ("", None),
+    ],
+)
+def test_an_interrupt_says_its_queue(name: str, queue: int | None) -> None:
+    assert Irq(1, name, "0").queue == queue
+
+
+def test_each_queues_interrupt_goes_to_its_workers_processor(tmp_path: Path) -> None:
+    chosen = loaded(tmp_path, profile("set: interrupts, to: workers"))
+    irqs = (
+        Irq(40, "virtio2-config", "0-7"),
+        Irq(41, "virtio2-input.0", "0-7"),
+        Irq(42, "virtio2-output.0", "2"),
+        Irq(43, "virtio2-input.1", ""),
+        Irq(44, "virtio2-input.2", "5"),
+    )
+    steps = plan(replace(device(), irqs=irqs), chosen, "auto", (2, 3))
+    assert [(step.setting, step.old, step.new, step.outcome) for step in steps] == [
+        ("irq virtio2-input.0", "0-7", "2", Outcome.CHANGE),
+        ("irq virtio2-output.0", "2", "2", Outcome.GOOD),
+        ("irq virtio2-input.1", None, "3", Outcome.CANNOT),
+        ("irq virtio2-input.2", "5", "2", Outcome.CHANGE),
+    ]
+    assert {step.source for step in steps} == {"a book"}
+    assert [step.text for step in steps][1:3] == ["", "where it is served is not shown"]
+    (step,) = plan(device(), chosen, "auto", (2, 3))
+    assert (step.setting, step.outcome) == ("interrupts", Outcome.CANNOT)
 
 
 devices = st.dictionaries(
@@ -190,7 +236,7 @@ def test_each_wish_is_answered_once_and_no_plan_exceeds_the_device(
     found: Device, prefer: str, workers: int
 ) -> None:
     for each in known():
-        steps = plan(found, each, prefer, workers)
+        steps = plan(found, each, prefer, range(workers))
         assert [step.setting for step in steps] == [wish.set for wish in each.settings]
         for step in steps:
             if step.outcome is Outcome.CHANGE:
@@ -253,6 +299,34 @@ def test_a_device_behind_virtio_has_its_cards_pci_id_and_interrupts(tmp_path: Pa
     assert offload_device.irqs("nosuch0", tmp_path) == ()
 
 
+def test_an_interrupt_is_put_by_its_name_and_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = tmp_path / "sys/devices/pci0000:00/0000:00:03.0"
+    for number in (37, 38):
+        (card / f"msi_irqs/{number}").mkdir(parents=True)
+        (tmp_path / f"proc/irq/{number}/eth0-rx-{number}").mkdir(parents=True)
+        (tmp_path / f"proc/irq/{number}/smp_affinity_list").write_text("0-3\n")
+    (tmp_path / "sys/class/net/eth0").mkdir(parents=True)
+    (tmp_path / "sys/class/net/eth0/device").symlink_to(card)
+    (tmp_path / "proc/irq/7/eth1-rx-0").mkdir(parents=True)  # another's
+    put = offload_device.put_irq
+    assert put("eth0", "eth0-rx-38", "2", tmp_path) == Put("0-3", "2", "")
+    assert [irq.cpus for irq in offload_device.irqs("eth0", tmp_path)] == ["0-3", "2"]
+    for other in ("eth1-rx-0", "38", "../38", ""):
+        assert put("eth0", other, "1", tmp_path) == Put(None, None, "the device does not have it")
+    assert put("eth1", "eth1-rx-0", "1", tmp_path).before is None
+
+    def refuse(path: Path, text: str) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert put("eth0", "eth0-rx-37", "1", tmp_path) == Put("0-3", "0-3", "input/output error")
+    monkeypatch.setattr(Path, "write_text", lambda path, text: 0)
+    refused = put("eth0", "eth0-rx-37", "1", tmp_path)
+    assert refused == Put("0-3", "0-3", "the kernel serves it elsewhere")
+
+
 # --------------------------------------------------------------------------------------- apply
 
 
@@ -278,6 +352,8 @@ class Card:
         return self.device.settings[setting].value
 
     async def call(self, verb: str, timeout_s: float = 120.0, **arguments: Any) -> dict[str, Any]:
+        if verb == "irq-set":
+            return self.place(arguments["interface"], arguments["irq"], arguments["cpus"])
         assert verb == "nic-set"
         setting, value = arguments["setting"], arguments["value"]
         self.asked.set()
@@ -303,6 +379,14 @@ class Card:
             "after": before.value if refused else value,
             "refused": refused,
         }
+
+    def place(self, interface: str, name: str, cpus: str) -> dict[str, Any]:
+        found = self.read(interface)
+        assert found is not None
+        before = found.value(f"irq {name}")
+        irqs = (replace(irq, cpus=cpus) if irq.name == name else irq for irq in found.irqs)
+        self.device = replace(found, irqs=tuple(irqs))
+        return {"before": before, "after": cpus, "refused": ""}
 
 
 WISHES = ("set: rx-gro, to: on", "set: rings.rx, to: 1024", "set: rings.tx, to: 1024")
@@ -340,6 +424,28 @@ async def test_apply_then_revert_leaves_it_as_it_was(
     assert {step.outcome for step in back} == {Outcome.CHANGED}
     assert (card.value("rx-gro"), card.value("rings.rx")) == (0, 256)
     assert await again.revert() == ()
+
+
+async def test_interrupts_are_placed_and_put_back(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert card.device is not None
+    card.device = replace(card.device, irqs=(Irq(9, "nic0-rx-0", "0-7"), Irq(10, "nic0", "0-7")))
+    part = offload(card, tmp_path, monkeypatch, "set: interrupts, to: workers", WISHES[0])
+    first = str(worker_cpus(SITE)[0])
+    steps = await part.apply()
+    assert [step.setting for step in steps] == ["rx-gro", "irq nic0-rx-0"]
+    assert {step.outcome for step in steps} == {Outcome.CHANGED}
+    assert card.device.value("irq nic0-rx-0") == first
+    assert {step.outcome for step in await part.apply()} == {Outcome.GOOD}
+    card.place("nic0", "nic0-rx-0", "5-6")
+    assert await part.drifted() == (f"nic0 irq nic0-rx-0 is 5-6, was set to {first}",)
+    again = offload(card, tmp_path, monkeypatch)
+    assert [(step.setting, step.new, step.outcome) for step in await again.revert()] == [
+        ("irq nic0-rx-0", "0-7", Outcome.CHANGED),
+        ("rx-gro", 0, Outcome.CHANGED),
+    ]
+    assert [irq.cpus for irq in card.device.irqs] == ["0-7", "0-7"]
 
 
 async def test_what_the_device_refuses_is_said_and_not_reverted(
