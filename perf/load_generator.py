@@ -19,7 +19,7 @@ from perf.process import BenchError
 BUILD = Path(__file__).parent / "build"
 GIB = 1 << 30
 PATIENCE_SECONDS = 30.0
-WARMUP_SECONDS = 0.03  # before each slice: the caches are another contestant's
+WARMUP_SECONDS = 0.02  # before each slice: the caches are another contestant's
 LINE_BYTES_MAX = 1 << 20
 ERRORS = ("refused", "reset", "ended", "timeout", "other")
 QUANTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999, "max_us": 1.0}
