@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.enroll import code, listener, pinned, server
@@ -412,7 +412,6 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["secret", "csr", "nonce", "signature", "x"]), JSON))
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_object_is_read_or_refused(body: dict[str, Any]) -> None:
     for shape in (JoinRequest, RenewRequest):
         try:
