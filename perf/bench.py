@@ -93,14 +93,12 @@ class Result:
             return None
         return f"{self.load}: {self.null.name}: {why}: this run says nothing; quieten the machine"
 
-    def too_little(self) -> str | None:
-        """Why it is not kept, if so, though nothing is wrong with it."""
-        if self.null is None:
-            return None
-        if self.null.metric not in self.controls():
-            return f"{self.load}: not kept: {self.null.name} did not take part twice"
-        if (rounds := len(self.rounds[self.null.name])) < ROUNDS_MIN:
+    def too_little(self, rounds: int) -> str | None:
+        """Why it is not kept, if so, though nothing is wrong with it. rounds: asked for."""
+        if rounds < ROUNDS_MIN:
             return f"{self.load}: not kept: {rounds} rounds, of at least {ROUNDS_MIN}"
+        if self.null is not None and self.null.metric not in self.controls():
+            return f"{self.load}: not kept: {self.null.name} did not take part twice"
         return None
 
     def as_json(self) -> dict[str, Any]:

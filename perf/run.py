@@ -144,7 +144,7 @@ async def run(
     async for result in SCENARIOS[scenario](bench):
         line = {**facts, **result.as_json()}
         print(compare.table([line]), flush=True)
-        if (why := result.too_little()) is not None:
+        if (why := result.too_little(options.rounds)) is not None:
             bench.say(why)
         elif (why := result.refusal()) is not None:
             bench.say(why)

@@ -22,7 +22,7 @@ static const char *const failure_names[] = {"refused", "reset", "ended", "timeou
 struct client {
     struct watch watch; /* first; fd -1 = no connection */
     enum state state;
-    uint32_t received;
+    struct reply reply;
     uint64_t turn;      /* how many exchanges by the clock were begun */
     uint64_t due_ns, begun_ns;
     bool established;   /* one exchange has been made over this connection */
@@ -88,7 +88,8 @@ static void begin(struct client *client, uint64_t due_ns)
     busy++;
     client->begun_ns = now_ns();
     client->due_ns = due_ns != 0 ? due_ns : client->begun_ns;
-    client->received = 0;
+    client->reply.head_bytes = 0;
+    client->reply.in_body = false;
     client->state = CONNECTING;
     if (client->watch.fd < 0) {
         int fd = tcp_connect(&options->target);
@@ -147,12 +148,15 @@ static void ready(struct watch *watch, uint32_t events)
             fail(client, n == 0 ? 0 : errno);
             return;
         }
-        client->received += (uint32_t)n;
-        if (client->state == IDLE || client->received > options->reply_bytes)
+        if (client->state == IDLE)
             die("more came than was asked for");
-        if (client->received < options->reply_bytes)
+        int whole = reply_take(&client->reply, scratch, (size_t)n);
+        if (whole == 0)
             continue;
-        done(client);
+        if (whole < 0)
+            fail(client, -whole);
+        else
+            done(client);
         return; /* a reply cannot be here yet */
     }
 }
@@ -307,7 +311,7 @@ int exchange_run(const struct options *given, bool fresh_connections)
     clients = calloc(options->connections, sizeof(*clients));
     if (clients == NULL)
         die("no memory");
-    memset(request, REQUEST_BYTE, sizeof(request));
+    http_make_request(request, options->request_bytes);
     for (uint32_t i = 0; i < options->connections; i++)
         clients[i].watch.fd = -1;
     latency = histogram_new();

@@ -13,8 +13,8 @@ enum { AT_ONCE = 64 };
 
 struct held {
     struct watch watch; /* first */
-    uint32_t received;
-    bool asked;
+    struct reply reply;
+    bool asked, answered;
 };
 
 static const struct options *options;
@@ -41,9 +41,11 @@ static void ready(struct watch *watch, uint32_t events)
             close(watch->fd);
             return;
         }
-        held->received += (uint32_t)n;
-        if (held->received == options->reply_bytes)
-            held_now++;
+        int whole = held->answered ? -EPROTO : reply_take(&held->reply, reply, (size_t)n);
+        if (whole < 0)
+            die("not the reply that was asked for");
+        held->answered = whole > 0;
+        held_now += held->answered;
     }
     if (errno != EAGAIN)
         die("a connection broke: %s", strerror(errno));
@@ -59,7 +61,7 @@ static void input_ready(struct watch *watch, uint32_t events)
 int hold_run(const struct options *given)
 {
     options = given;
-    memset(scratch, REQUEST_BYTE, sizeof(scratch));
+    http_make_request(scratch, options->request_bytes);
     struct held *all = calloc(options->connections, sizeof(*all));
     if (all == NULL)
         die("no memory");

@@ -1,6 +1,6 @@
 /* load.h: what the parts of the load generator share. One thread, one epoll loop; everything is
  * on loopback or in namespaces of the bench. A client that says 'B' first sends bulk, one that
- * says 'R' sends requests of a fixed size. */
+ * says 'G' sends requests, GET of a fixed size. */
 #ifndef PERF_LOAD_H
 #define PERF_LOAD_H
 
@@ -10,7 +10,8 @@
 #include <stdint.h>
 #include <sys/epoll.h>
 
-enum { BULK_BYTE = 'B', REQUEST_BYTE = 'R', SCRATCH_BYTES = 1 << 18, PIDS_MAX = 64 };
+enum { BULK_BYTE = 'B', REQUEST_BYTE = 'G', SCRATCH_BYTES = 1 << 18, PIDS_MAX = 64 };
+enum { HTTP_BYTES_MIN = 64, HEAD_BYTES_MAX = 512 };
 
 struct options {
     const char *mode;
@@ -39,6 +40,19 @@ void loop_turn(int timeout_ms);
 int tcp_listen(uint16_t port);
 int tcp_connect(const struct sockaddr_in *to); /* -errno */
 __attribute__((noreturn, format(printf, 1, 2))) void die(const char *format, ...);
+
+/* http.c: requests and replies of at least HTTP_BYTES_MIN */
+struct reply { /* that is coming in; zeroed for the next one */
+    uint64_t left; /* of the body */
+    uint32_t head_bytes;
+    bool in_body;
+    char head[HEAD_BYTES_MAX];
+};
+void http_make_request(char *to, size_t bytes);
+void http_make_reply(char *to, size_t bytes);
+/* tail: the last four bytes that came, also by earlier calls; size > 0 */
+bool http_request_ends(char tail[4], const char *data, size_t size);
+int reply_take(struct reply *reply, const char *data, size_t size); /* 1: whole; 0: not yet; -EPROTO */
 
 /* meter.c */
 struct histogram;

@@ -65,8 +65,8 @@ static void parse(struct options *options, int argc, char **argv)
         case 'w': options->warmup = number(name, optarg, 0, 60); break;
         case 'r': options->rate = number(name, optarg, 0.1, 1e7); break;
         case 'n': options->total = (uint64_t)number(name, optarg, 1, 1e9); break;
-        case 'q': options->request_bytes = (uint32_t)number(name, optarg, 1, SCRATCH_BYTES); break;
-        case 'a': options->reply_bytes = (uint32_t)number(name, optarg, 1, SCRATCH_BYTES); break;
+        case 'q': options->request_bytes = (uint32_t)number(name, optarg, HTTP_BYTES_MIN, SCRATCH_BYTES); break;
+        case 'a': options->reply_bytes = (uint32_t)number(name, optarg, HTTP_BYTES_MIN, SCRATCH_BYTES); break;
         case 'p': options->patience = number(name, optarg, 0.1, 600); break;
         case 'S': options->slices = true; break;
         case 'u': add_pids(options, optarg); break;

@@ -10,14 +10,14 @@
 struct served {
     struct watch watch; /* first */
     uint8_t kind;       /* BULK_BYTE, REQUEST_BYTE, or 0: nothing has come yet */
-    uint32_t got;       /* of the request that is coming in */
+    char tail[4];       /* the last bytes of the request that is coming in */
 };
 
 uint64_t origin_bulk_bytes;
 uint64_t origin_bulk_streams;
 static struct watch listener;
 static const struct options *options;
-static char scratch[SCRATCH_BYTES];
+static char scratch[SCRATCH_BYTES], reply[SCRATCH_BYTES];
 
 static void end(struct served *served)
 {
@@ -28,13 +28,12 @@ static void end(struct served *served)
 /* false = the connection is over */
 static bool answer(struct served *served, size_t arrived)
 {
-    for (served->got += arrived; served->got >= options->request_bytes;
-         served->got -= options->request_bytes) {
-        ssize_t n = send(served->watch.fd, scratch, options->reply_bytes, MSG_NOSIGNAL);
-        if (n != (ssize_t)options->reply_bytes)
-            return false; /* a client that does not read its replies */
-    }
-    return true;
+    if (!http_request_ends(served->tail, scratch, arrived))
+        return true;
+    memset(served->tail, 0, sizeof(served->tail));
+    /* Short for a client that does not read its replies. */
+    return send(served->watch.fd, reply, options->reply_bytes, MSG_NOSIGNAL) ==
+           (ssize_t)options->reply_bytes;
 }
 
 static void ready(struct watch *watch, uint32_t events)
@@ -79,6 +78,7 @@ void origin_start(const struct options *given)
     options = given;
     if (options->origin == 0)
         return;
+    http_make_reply(reply, options->reply_bytes);
     listener = (struct watch){.fd = tcp_listen(options->origin), .ready = accept_all};
     loop_add(&listener, EPOLLIN);
 }

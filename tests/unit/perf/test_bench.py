@@ -109,18 +109,20 @@ def result_of(null: list[float], again: list[float], **more: list[float]) -> Res
 def test_a_restless_machine_refuses_the_run() -> None:
     calm = [10.0, 10.1, 10.2, 10.1, 10.0, 9.9, 10.0]
     assert result_of(calm, calm).refusal() is None
-    assert result_of(calm, calm).too_little() is None
+    assert result_of(calm, calm).too_little(7) is None
     assert "this run says nothing" in str(result_of(calm, [12.0, *calm[1:]]).refusal())
     assert Result("idle", "mesh", {"sluice": [{"kib_each": 1.0}]}).refusal() is None
 
 
 def test_too_few_rounds_or_no_control_are_not_kept() -> None:
     few = [10.0] * (ROUNDS_MIN - 1)
-    assert f"6 rounds, of at least {ROUNDS_MIN}" in str(result_of(few, few).too_little())
+    assert "6 rounds, of at least 7" in str(result_of(few, few).too_little(len(few)))
     alone = Result("small", "bare", {"sluice": [{"cpu_us": 1.0}] * 9}, Null("null"))
     assert alone.refusal() is None
-    assert "did not take part twice" in str(alone.too_little())
-    assert Result("idle", "mesh", {"sluice": [{"kib_each": 1.0}]}).too_little() is None
+    assert "did not take part twice" in str(alone.too_little(9))
+    idle = Result("idle", "mesh", {"sluice": [{"kib_each": 1.0}]})
+    assert idle.too_little(9) is None
+    assert "not kept" in str(idle.too_little(1))
 
 
 def test_a_line_tells_the_control_and_no_ratio_without_it() -> None:

@@ -21,6 +21,7 @@ from perf import load_generator
 PERF = Path(__file__).resolve().parents[3] / "perf"
 DEADLINE_S = 15.0
 STALL_AFTER_S = 0.3
+REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +135,7 @@ class Stalling:
                 if time.monotonic() > stall_at:
                     stall_at = math.inf
                     select.select([], [], [], self._stall_s)
-                open_[number].sendall(bytes(1000))
+                open_[number].sendall(REPLY)
         for left in open_.values():
             left.close()
 
@@ -149,6 +150,107 @@ def test_by_the_clock_a_stall_shows_in_every_request_that_was_due(build: Path) -
     assert got["count"] == pytest.approx(200, abs=3)
     assert got["max_us"] > 400_000
     assert got["p90_us"] > 200_000  # half of all were due while it stood still
+
+
+class Scripted:
+    """Answers each request with the same segments, and keeps what came."""
+
+    def __init__(self, *segments: bytes) -> None:
+        self.requests: list[bytes] = []
+        self._segments = segments
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(DEADLINE_S)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with self._listener.accept()[0] as client, contextlib.suppress(OSError):
+                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    while request := client.recv(1000):
+                        self.requests.append(request)
+                        for each in self._segments:
+                            client.sendall(each)
+
+
+def asked(build: Path, *segments: bytes) -> tuple[dict[str, float], list[bytes]]:
+    """What connections made, one at a time, of somebody who answers so; and their requests."""
+    server = Scripted(*segments)
+    try:
+        got = load(build, "connections", server.port, connections=1, seconds=0.1, warmup=0)
+    finally:
+        server.close()
+    return got, server.requests
+
+
+def test_a_request_has_100_bytes_of_http_and_its_reply_1000(build: Path) -> None:
+    _, requests = asked(build, REPLY)
+    assert {len(each) for each in requests} == {100}
+    assert all(each.startswith(b"GET / HTTP/1.1\r\nHost: ") for each in requests)
+    assert all(each.endswith(b"\r\n\r\n") and each.count(b"\r\n\r\n") == 1 for each in requests)
+    origin = free_port()
+    argv = [str(build / "load"), "hold", f"--origin={origin}", "--connections=1"]
+    with subprocess.Popen(
+        [*argv, f"--target=127.0.0.1:{origin}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"held": 1}
+        with socket.create_connection(("127.0.0.1", origin), DEADLINE_S) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in requests[0]:  # its end is found wherever it is cut
+                client.sendall(bytes([byte]))
+            client.shutdown(socket.SHUT_WR)
+            reply = b"".join(iter(lambda: client.recv(4096), b""))
+        process.stdin.close()
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert len(reply) == 1000
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert int(head.partition(b"Content-Length: ")[2]) == len(body)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        (REPLY,),
+        tuple(bytes([each]) for each in REPLY),
+        (b"HTTP/1.1 200 OK\r\nServer: x\r\ncontent-length: 3\r\nDate: now\r\n\r\n", b"abc"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",),
+    ],
+    ids=["whole", "byte by byte", "another head", "no body"],
+)
+def test_replies_are_taken_however_they_come(build: Path, segments: tuple[bytes, ...]) -> None:
+    got, _ = asked(build, *segments)
+    assert got["count"] > 2
+    assert got["other"] == 0
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n5\r",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2x\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nX-Content-Length: 2\r\n\r\nhi",
+        b"\r\n\r\n",
+        b"x" * 600,
+        bytes(1000),
+    ],
+)
+def test_any_other_reply_is_a_failure(build: Path, reply: bytes) -> None:
+    got, _ = asked(build, reply)
+    assert got["count"] == 0
+    assert got["other"] > 0
 
 
 def test_held_connections_stay_until_told(build: Path) -> None:
@@ -219,6 +321,7 @@ def test_slices_add_up() -> None:
         ["bulk", "--target=nowhere"],
         ["bulk", "--target=127.0.0.1:1", "--seconds=0"],
         ["requests", "--target=127.0.0.1:1", "--reply-bytes=99999999"],
+        ["requests", "--target=127.0.0.1:1", "--request-bytes=63"],
     ],
 )
 def test_bad_arguments_are_refused(build: Path, arguments: list[str]) -> None:
