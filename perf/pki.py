@@ -98,10 +98,16 @@ class Material:
         return cls(Authority("a.bench"), Authority("b.bench"))
 
 
+def dns_name(path: str, trust_domain: str) -> str:
+    """Of a peer's leaf, and its common name."""
+    return f"{path.rpartition('/')[2]}.{trust_domain}"
+
+
 CLIENT_PATH = "ns/default/sa/web"
 SERVER_PATH = "ns/default/sa/echo"
-CLIENT_NAME = "web.a.bench"
-SERVER_NAME = "echo.b.bench"
+STRANGER_PATH = "ns/default/sa/stranger"  # of the same CA, and not who should be there
+CLIENT_NAME = dns_name(CLIENT_PATH, "a.bench")
+SERVER_NAME = dns_name(SERVER_PATH, "b.bench")
 
 
 def _usage(*, leaf: bool) -> x509.KeyUsage:

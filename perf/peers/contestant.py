@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from perf.pki import Material
+from perf.pki import CLIENT_PATH, SERVER_PATH, Material
 
 LOOPBACK = "127.0.0.1"
 ORIGIN_STEP = 9  # from a task's first port: where its own load generator is the origin
@@ -20,7 +20,7 @@ class Wiring(StrEnum):
 
 
 class Profile(StrEnum):
-    BARE = "bare"  # peers: no log, any certificate of the CA
+    BARE = "bare"  # peers: no log, no metrics told, any certificate of the CA
     MESH = "mesh"  # as the product always is: identities checked, metrics, a log of each stream
 
 
@@ -38,6 +38,8 @@ class Task:
     buffer_bytes: int = 65_536  # where a peer lets one choose
     resume: bool = True  # TLS sessions between the pair
     records: str = ""  # the product's record layer; "" = its default
+    client: str = CLIENT_PATH  # who the client's side of a pair is; whom the other expects stays
+    server: str = SERVER_PATH  # and the service's side
     tree: Path | None = None  # another checkout, built, whose data plane runs; None = this one
 
     @property

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 from perf.peers.contestant import LOOPBACK, Contestant, Task, Wiring
-from perf.pki import CLIENT_NAME, CLIENT_PATH, SERVER_NAME, SERVER_PATH
+from perf.pki import dns_name
 from perf.process import NOBODY, family, listening, readable_by_nobody, running
 
 
@@ -25,11 +26,16 @@ def ports(task: Task, hop: str) -> tuple[int, int]:
     return listen, task.port + 1 if hop == "a" else task.origin
 
 
+def metrics(task: Task, hop: str) -> Path:
+    """Where a hop of the mesh profile tells its counters: a Unix socket that speaks HTTP."""
+    return task.scratch / f"{hop}.metrics"
+
+
 def write_credentials(task: Task) -> None:
     """client.pem, server.pem (certificate and key), a-ca.pem, b-ca.pem."""
-    client = task.material.a.leaf(CLIENT_PATH, dns=CLIENT_NAME)
-    server = task.material.b.leaf(SERVER_PATH, dns=SERVER_NAME)
-    files = task.scratch
+    a, b, files = task.material.a, task.material.b, task.scratch
+    client = a.leaf(task.client, dns=dns_name(task.client, a.trust_domain))
+    server = b.leaf(task.server, dns=dns_name(task.server, b.trust_domain))
     readable_by_nobody(files / "client.pem", client.certificate + client.key)
     readable_by_nobody(files / "server.pem", server.certificate + server.key)
     readable_by_nobody(files / "a-ca.pem", task.material.a.bundle)

@@ -20,6 +20,8 @@ PEERS: dict[str, Start] = {
     "nginx": nginx.start,
     "envoy": envoy.start,
 }
+# Of requests alone: it carries no stream of anything.
+HTTP: dict[str, Start] = {"nginx-http": nginx.http}
 NULL_BULK, NULL_SMALL = Null("null-splice", "cpu_s_gib"), Null("null-copy")
 NULL_LATENCY = Null("null-copy", "p50_us")
 LOAD_PART = 0.4  # of the slowest contestant's rate, for latency by the clock
@@ -28,13 +30,15 @@ LOAD_PART = 0.4  # of the slowest contestant's rate, for latency by the clock
 async def run(
     bench: Bench, peers: dict[str, Start] = PEERS, wiring: Wiring = Wiring.PLAIN
 ) -> AsyncIterator[Result]:
+    nulls = NULL_BULK, NULL_SMALL
     for profile in bench.options.profiles:
-        async with bench.contestants(peers, wiring, profile, NULL_BULK, NULL_SMALL) as running:
+        async with bench.contestants({**peers, **HTTP}, wiring, profile, *nulls) as running:
             if bench.measures("bulk"):
-                yield await _bulk(bench, profile, running)
+                streams = [each for each in running if each.name not in HTTP]
+                yield await _bulk(bench, profile, streams)
             if bench.measures("small"):
                 yield await _small(bench, profile, running)
-            # A log or a check of the certificate is no matter between two requests.
+            # A check of the certificate or a stream's log is no matter between two requests.
             if profile is Profile.MESH and bench.measures("latency"):
                 yield await _latency(bench, profile, running)
 
