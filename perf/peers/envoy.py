@@ -85,7 +85,7 @@ def config(task: Task, hop: str) -> dict[str, Any]:
         },
     }
     if hop == "b":
-        own = material.b.leaf(SERVER_PATH)
+        own = material.b.leaf(task.server)
         chain["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
@@ -95,7 +95,7 @@ def config(task: Task, hop: str) -> dict[str, Any]:
             },
         }
     if hop == "a":
-        own = material.a.leaf(CLIENT_PATH)
+        own = material.a.leaf(task.client)
         cluster["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
@@ -105,18 +105,20 @@ def config(task: Task, hop: str) -> dict[str, Any]:
                 "common_tls_context": _common(task, own, material.b, SERVER_PATH),
             },
         }
+    admin = {"admin": {"address": {"pipe": {"path": str(hops.metrics(task, hop))}}}}
     return {
+        **(admin if task.profile is Profile.MESH else {}),
         "static_resources": {
             "listeners": [
                 {
                     "name": "in",
                     "address": _socket(port),
-                    "per_connection_buffer_limit_bytes": max(task.buffer_bytes, 32_768),
+                    "per_connection_buffer_limit_bytes": task.buffer_bytes,
                     "filter_chains": [chain],
                 }
             ],
             "clusters": [cluster],
-        }
+        },
     }
 
 

@@ -32,6 +32,12 @@ def config(task: Task, hop: str, splicing: bool) -> str:
         server += f" verifyhost {SERVER_NAME}" if mesh else ""
         server += "" if task.resume else " no-ssl-reuse"
     log = "    log stdout format raw local0 info\n    option tcplog\n" if mesh else ""
+    metrics = f"""frontend metrics
+    mode http
+    no log
+    bind unix@{hops.metrics(task, hop)}
+    http-request use-service prometheus-exporter
+"""
     splice = "    option splice-auto\n" if splicing else ""
     return f"""global
     nbthread 1
@@ -49,7 +55,7 @@ defaults
 {rules}
 backend b
     {server}
-"""
+{metrics if mesh else ""}"""
 
 
 def _start(name: str, task: Task, splicing: bool) -> AbstractAsyncContextManager[Contestant]:

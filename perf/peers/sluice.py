@@ -234,7 +234,7 @@ def local_snapshot(task: Task) -> s.Snapshot:
 def pair_snapshots(task: Task) -> tuple[s.Snapshot, s.Snapshot]:
     """Of the client's site and the service's site."""
     a, b = task.material.a, task.material.b
-    client, server = _leaf(a, CLIENT_PATH, "l2"), _leaf(b, SERVER_PATH, "l2")
+    client, server = _leaf(a, task.client, "l2"), _leaf(b, task.server, "l2")
     sni = f"_.{task.port}.{SERVICE}.{b.trust_domain}"
     peer = s.Endpoint(
         "b",
@@ -242,7 +242,7 @@ def pair_snapshots(task: Task) -> tuple[s.Snapshot, s.Snapshot]:
         IPv4Address(LOOPBACK),
         mesh_port(task),
         sni=sni,
-        expected=(server.spiffe_id,),
+        expected=(f"spiffe://{b.trust_domain}/{SERVER_PATH}",),
     )
     source = replace(
         _base(a, b),

@@ -1,0 +1,151 @@
+"""What the mesh profile claims of a contestant, tried before a pair of it is measured: that it
+refuses who is not who it should be, on either side, logs each stream and tells its counters.
+
+Never measures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from perf.peers import hops, sluice
+from perf.peers.contestant import LOOPBACK, Start, Task
+from perf.pki import STRANGER_PATH
+from perf.process import BenchError
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+ANSWER_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Of a peer's hop. The product's log is its flow events, which the harness reads."""
+
+    log: str  # the file, with {hop} in its name
+    logged: str  # expression that is there when our exchange was
+    metrics: str  # path to ask for
+    counted: str  # expression that is in the answer when something was
+
+
+NGINX = Claims("{hop}-access.log", " 200 40 31 ", "/", r"accepts handled requests\n [1-9]")
+CLAIMS = {
+    "haproxy": Claims(
+        *("{hop}.log", r" b/s \S+ 40 "),
+        *("/metrics", r'haproxy_frontend_connections_total\{proxy="f"\} [1-9]'),
+    ),
+    "nginx": NGINX,
+    "nginx-http": replace(NGINX, logged=r' 200 \d+ 31 .*"GET / HTTP/1.1"'),
+    "envoy": Claims(
+        *("{hop}-access.log", " 31 40 "),
+        *("/stats/prometheus", r"envoy_tcp_downstream_cx_total\{.*\} [1-9]"),
+    ),
+}
+
+
+PAIRS = ("as it should be", "with a stranger as client", "with a stranger as server")
+
+
+async def check(start: Start, right: Task, client: Task, server: Task) -> None:
+    """Raises BenchError when a claim does not hold. The tasks: mesh, as PAIRS says."""
+    async with _origin(right), start(right) as contestant:
+        name = contestant.name
+        if not await _served(contestant.address, contestant.port):
+            raise BenchError(f"{name}: does not serve a pair of the mesh profile")
+        if await _served(LOOPBACK, _mesh_port(name, right), _nobody(name, right)):
+            raise BenchError(f"{name}: serves a client without a certificate")
+        if claims := CLAIMS.get(name):
+            await _check_counters(name, claims, right)
+    if claims:
+        _check_logs(name, claims, right)
+    for who, task in (
+        ("client", replace(client, client=STRANGER_PATH)),
+        ("server", replace(server, server=STRANGER_PATH)),
+    ):
+        async with _origin(task), start(task) as contestant:
+            if await _served(contestant.address, contestant.port):
+                raise BenchError(f"{name}: takes a stranger for the {who}")
+
+
+async def _check_counters(name: str, claims: Claims, task: Task) -> None:
+    for hop in hops.hops(task):
+        told = await _told(hops.metrics(task, hop), claims.metrics)
+        if not re.search(claims.counted, told):
+            raise BenchError(f"{name}: {hop}: counts nothing: {told[-500:]}")
+
+
+def _check_logs(name: str, claims: Claims, task: Task) -> None:
+    """Of what has ended: some write only then."""
+    for hop in hops.hops(task):
+        log = (task.scratch / claims.log.format(hop=hop)).read_text(encoding="utf-8")
+        if not re.search(claims.logged, log):
+            raise BenchError(f"{name}: {hop}: does not log a stream: {log[-500:]}")
+
+
+def _mesh_port(name: str, task: Task) -> int:
+    return hops.ports(task, "b")[0] if name in CLAIMS else sluice.mesh_port(task)
+
+
+def _nobody(name: str, task: Task) -> dict[str, Any]:
+    """Arguments of a TLS connection without a certificate, else as the other hop makes it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if name in CLAIMS:
+        return {"ssl": context}
+    context.set_alpn_protocols(["sluice-l4/1"])
+    return {"ssl": context, "server_hostname": sluice.pair_snapshots(task)[1].inbound[0].sni}
+
+
+async def _served(address: str, port: int, tls: dict[str, Any] | None = None) -> bool:
+    """Whether the request came back answered. Raises BenchError when nothing is said at all."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                return await _ask(*await asyncio.open_connection(address, port, **(tls or {})))
+            return False
+    except TimeoutError:
+        raise BenchError(f"{address}:{port} neither serves nor refuses") from None
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    try:
+        writer.write(REQUEST)
+        head = await reader.readuntil(b"\r\n\r\n")
+        return head.startswith(b"HTTP/1.1 200 ") and await reader.readexactly(2) == b"hi"
+    finally:
+        writer.close()
+
+
+async def _told(socket: Path, path: str) -> str:
+    reader, writer = await asyncio.open_unix_connection(str(socket))
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return (await reader.read()).decode()
+    finally:
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def _origin(task: Task) -> AsyncIterator[None]:
+    """Answers requests."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(REPLY)
+        writer.close()
+
+    server = await asyncio.start_server(serve, LOOPBACK, task.origin)
+    try:
+        yield
+    finally:
+        server.close()
