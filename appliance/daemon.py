@@ -34,7 +34,7 @@ from appliance.compile.offload import profile as offload_profile
 from appliance.enroll.server import EnrolServer
 from appliance.errors import ApplianceError, Unavailable
 from appliance.leaves import Leaves
-from appliance.linkwatch import LinkWatch
+from appliance.linkwatch import LinkWatch, Told
 from appliance.listeners import Listeners, Served
 from appliance.membership import Membership
 from appliance.observe.audit import Audit
@@ -141,7 +141,11 @@ class Daemon:
             hear=self.hear,
         )
         self.offload = Offload(
-            site, self.preferred_records, self.supervisor, NicSettings(self.store)
+            site,
+            self.preferred_records,
+            self.supervisor,
+            NicSettings(self.store),
+            self.audit.record,
         )
         self.reporter = Reporter(
             site,
@@ -164,8 +168,7 @@ class Daemon:
         self.link_watch = LinkWatch(
             self.store,
             frozenset(site.spec.hosts.interfaces),
-            self.links_changed,
-            self.dataplanes.lose_links,
+            Told(self.links_changed, self.offload.appeared, self.dataplanes.lose_links),
         )
         self.view.listen(lambda services: self.registry_changed(services))
         self.publisher.listen(self.was_published)

@@ -1,7 +1,7 @@
-"""The box's interfaces over time: tells when one of ours is another, and whose link was lost.
+"""The box's interfaces over time: which appeared, which of ours is another, whose link was lost.
 
-Owns what was seen last, also over a restart, so that a link lost meanwhile is known too. Reads
-nothing but links.
+Owns what was seen last, also over a restart, so that a link lost meanwhile is known too; after a
+reboot all have appeared. Reads nothing but links and the kernel's name for this boot.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.errors import ApplianceError
 from appliance.registry.store import Store
@@ -17,21 +19,27 @@ from appliance.system import links
 from dataplane.snapshot import Address
 
 log = logging.getLogger(__name__)
-_SEEN = "links"  # losses by index, as JSON
+_SEEN = "interfaces"  # the boot, and losses by index, as JSON
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who hears of it."""
+
+    changed: Callable[[], None]  # one of ours is not as it was
+    appeared: Callable[[frozenset[str]], None]  # interfaces that were not there before
+    # These local addresses have lost their link, as was seen then (monotonic clock).
+    lost: Callable[[frozenset[Address], int], Awaitable[None]]
 
 
 class LinkWatch:
-    def __init__(
-        self,
-        store: Store,
-        ours: frozenset[str],
-        changed: Callable[[], None],
-        lost: Callable[[frozenset[Address], int], Awaitable[None]],
-    ) -> None:
-        """changed: one of ours is not as it was. lost: these local addresses have lost their link,
-        as was seen at this time of the monotonic clock."""
-        self._store, self._ours = store, ours
-        self._changed, self._lost = changed, lost
+    def __init__(self, store: Store, ours: frozenset[str], told: Told) -> None:
+        self._store, self._ours, self._told = store, ours, told
+        self._boot = _BOOT.read_text().strip()
+        seen = json.loads(store.get(_SEEN, "{}"))
+        same = seen.get("boot") == self._boot
+        self._known = {int(i): n for i, n in seen["losses"].items()} if same else {}
         self._before: tuple[links.Link, ...] | None = None
 
     async def run(self) -> None:
@@ -45,18 +53,22 @@ class LinkWatch:
             await self._see(change, now, seen_ns)
 
     async def _see(self, change: links.Change, now: tuple[links.Link, ...], seen_ns: int) -> None:
-        known = {int(index): n for index, n in json.loads(self._store.get(_SEEN, "{}")).items()}
-        lost = change.lost | (links.losers(known, now) if change.missed and now else frozenset())
+        lost = change.lost
+        if change.missed and now:
+            lost |= links.losers(self._known, now)
         # Some addresses go with the link, and come back with it: hence also those of before.
         bereft = links.bereft(lost, now) | links.bereft(lost, self._before or ())
         if bereft:
-            await self._lost(bereft, seen_ns)
+            await self._told.lost(bereft, seen_ns)
+        if appeared := frozenset(link.name for link in now if link.index not in self._known):
+            self._told.appeared(appeared)
         losses = {link.index: link.losses for link in now}
-        if now and losses != known:
-            self._store.put(_SEEN, json.dumps(losses))
+        if now and losses != self._known:
+            self._store.put(_SEEN, json.dumps({"boot": self._boot, "losses": losses}))
+            self._known = losses
         ours = [link for link in now if link.name in self._ours]
         earlier = [link for link in self._before or () if link.name in self._ours]
         if self._before is not None and ours != earlier:
             log.info("interfaces changed")
-            self._changed()
+            self._told.changed()
         self._before = now

@@ -2,12 +2,14 @@
 
 Owns which devices are the site's and the order of changes; what a change would be is offload_plan's
 to say, making it the root helper's. Every value is noted before it is changed, read back after, and
-put back by `revert`, also after a restart.
+put back by `revert`, also after a restart. It is set again on a device that appears, as all do at a
+reboot; what somebody else has changed meanwhile is told and left.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +25,8 @@ from appliance.system.offload_plan import Outcome, Step, plan, remarks
 from appliance.system.offload_profile import Profile, choose, known
 from appliance.system.offload_settings import INTERRUPTS, IRQ, Device, Value, shown
 from appliance.tasks import Tasks
+
+log = logging.getLogger(__name__)
 
 NICS_MAX = 64
 ROOT = Path("/")
@@ -51,9 +55,11 @@ class Offload:
         prefer: Callable[[], str],
         supervisor: Supervisor,
         kept: NicSettings,
+        record: Callable[[str, str, str], None],
         profiles: Callable[[], Sequence[Profile]] = known,
     ) -> None:
-        """prefer: as the OffloadProfile says now."""
+        """prefer: as the OffloadProfile says now; record: who, what and details, to the audit."""
+        self._record = record
         self._site, self._prefer, self._supervisor = site, prefer, supervisor
         self._kept, self._profiles = kept, profiles
         self._lock = asyncio.Lock()
@@ -187,6 +193,44 @@ class Offload:
         renamed = f"it is named {device.name} now" if device.name != change.interface else ""
         return step(Outcome.CHANGED, renamed, now)
 
+    def appeared(self, names: frozenset[str]) -> None:
+        """Interfaces that were not there before: each gets what was set on its device."""
+        self._tasks.start(self.restore(names), "restore offload")
+
+    async def restore(self, names: frozenset[str]) -> tuple[Step, ...]:
+        """What was set on these and is not so, the oldest first; what is refused stays noted."""
+        done = []
+        async with self._lock:
+            for change in reversed(self._kept.changed()):
+                device = await asyncio.to_thread(_find, change)
+                if device is None and change.interface in names:
+                    why = "another device has that name now: `sluice offload revert` forgets it"
+                    done.append(_restored(change, None, Outcome.REFUSED, why))
+                elif device is not None and device.name in names:
+                    now = device.value(change.setting)
+                    if now != change.after:
+                        done.append(await self._set_again(change, device, now))
+        for step in done:
+            values = (shown(step.setting, each) for each in (step.old, step.new))
+            told = f"{step.interface} {step.setting} {' to '.join(values)}"
+            if step.outcome is Outcome.CHANGED:
+                log.info("set again: %s", told)
+            else:
+                log.warning("not set again: %s: %s", told, step.text)
+                told += f": {step.outcome}: {step.text}"
+            self._record("daemon", "restore offload", told)
+        return tuple(done)
+
+    async def _set_again(self, change: Changed, device: Device, now: Value | None) -> Step:
+        if now is None:
+            return _restored(change, now, Outcome.REFUSED, "the device does not have it any more")
+        try:
+            answer = await self._set(device.name, change.setting, change.after)
+        except ApplianceError as error:
+            return _restored(change, now, Outcome.REFUSED, str(error))
+        outcome = Outcome.REFUSED if answer["refused"] else Outcome.CHANGED
+        return _restored(change, now, outcome, answer["refused"])
+
     async def drifted(self) -> tuple[str, ...]:
         """What was set and is not so any more: a reboot forgets it, and so may others."""
         changed = self._kept.changed()
@@ -199,6 +243,10 @@ class Offload:
         return await self._supervisor.call(
             "nic-set", interface=interface, setting=setting, value=value
         )
+
+
+def _restored(change: Changed, now: Value | None, outcome: Outcome, text: str) -> Step:
+    return Step(change.interface, change.setting, now, change.after, outcome, text)
 
 
 def worker_cpus(site: Site) -> tuple[int, ...]:

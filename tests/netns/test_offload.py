@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,27 @@ def test_apply_changes_reads_back_and_revert_puts_back(mesh: Mesh, off: None) ->
 def test_revert_knows_after_the_daemon_was_started_anew(mesh: Mesh, off: None) -> None:
     steps(mesh, "apply")
     assert held(mesh) == "on"
+    start_anew(mesh)
+    assert steps(mesh, "revert")[NIC, TSO]["outcome"] == "changed"
+    assert held(mesh) == "off"
+
+
+def test_after_a_reboot_it_is_set_again(mesh: Mesh, off: None) -> None:
+    steps(mesh, "apply")
+    switch(mesh, False)
+    start_anew(mesh)
+    assert held(mesh) == "off"  # somebody's wish, so far
+    with closing(sqlite3.connect(mesh.a.paths.database, timeout=20)) as store, store:
+        store.execute("UPDATE meta SET value = '{}' WHERE key = 'interfaces'")  # of another boot
+    start_anew(mesh)
+    until("the setting to be made again", lambda: held(mesh) == "on")
+    said = [(e.who, e.what, e.detail) for e in mesh.call(mesh.a, lambda c: c.audit())]
+    assert ("daemon", "restore offload", f"{NIC} {TSO} off to on") in said
+    assert status(mesh)["drifted"] == []
+
+
+def start_anew(mesh: Mesh) -> None:
+    """The daemon."""
     before = mesh.status(mesh.a)
     pid = next(process.pid for process in before.processes if process.name == "daemon")
     os.kill(pid, signal.SIGKILL)
@@ -117,8 +140,6 @@ def test_revert_knows_after_the_daemon_was_started_anew(mesh: Mesh, off: None) -
         return here not in ([pid], []) and found["applied"] > 0
 
     until("a new daemon publishes", answers)
-    assert steps(mesh, "revert")[NIC, TSO]["outcome"] == "changed"
-    assert held(mesh) == "off"
     until("the peer is back", lambda: mesh.status(mesh.a).peers_connected == 1)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance import linkwatch
 from appliance.errors import Unavailable
 from appliance.linkwatch import LinkWatch
 from appliance.registry.store import Store
@@ -21,14 +22,17 @@ V4, V6 = ip_address("198.18.0.1"), ip_address("2001:db8::1")
 MESH = Link("mesh0", 2, None, 1500, True, "", None, (V4, V6), 3)
 HOSTS = Link("hosts0", 3, None, 1500, True, "", None, (), 0)
 FIRST = Change(frozenset(), missed=True)
-Told = list[frozenset[Address]]
+Lost = list[frozenset[Address]]
 Step = tuple[Change, tuple[Link, ...] | None]
 
 
-async def see(store: Store, steps: list[Step], monkeypatch: pytest.MonkeyPatch) -> tuple[Told, int]:
+async def see(
+    store: Store, steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Lost, int, list[set[str]]]:
     """What a watch tells of these changes, each with the links that there are then; None = they
-    cannot be read."""
-    told: Told = []
+    cannot be read: lost links, changes of ours, and who appeared."""
+    told: Lost = []
+    appeared: list[set[str]] = []
     changed = 0
     present: tuple[Link, ...] | None = ()
     began = time.monotonic_ns()
@@ -53,8 +57,9 @@ async def see(store: Store, steps: list[Step], monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(links, "changes", changes)
     monkeypatch.setattr(links, "links", read)
-    await LinkWatch(store, frozenset({"hosts0"}), other, lost).run()
-    return told, changed
+    hear = linkwatch.Told(other, lambda names: appeared.append(set(names)), lost)
+    await LinkWatch(store, frozenset({"hosts0"}), hear).run()
+    return told, changed, appeared
 
 
 @pytest.fixture
@@ -75,9 +80,10 @@ async def test_a_lost_link_takes_its_addresses_with_it(
         (lost, (HOSTS,)),  # gone
         (Change(frozenset({3}), missed=False), (replace(HOSTS, up=False),)),
     ]
-    told, changed = await see(store, steps, monkeypatch)
+    told, changed, appeared = await see(store, steps, monkeypatch)
     assert told == [{V4, V6}] * 3
     assert changed == 1
+    assert appeared == [{"mesh0", "hosts0"}]
 
 
 async def test_a_renamed_interface_has_not_lost_its_link(
@@ -89,7 +95,8 @@ async def test_a_renamed_interface_has_not_lost_its_link(
         (Change(frozenset(), missed=False), (renamed, HOSTS)),
         (Change(frozenset(), missed=True), (renamed, HOSTS)),
     ]
-    assert await see(store, steps, monkeypatch) == ([], 0)
+    told, changed, _ = await see(store, steps, monkeypatch)
+    assert (told, changed) == ([], 0)
 
 
 async def test_what_nobody_saw_shows_by_the_carrier_also_after_a_restart(
@@ -97,10 +104,26 @@ async def test_what_nobody_saw_shows_by_the_carrier_also_after_a_restart(
 ) -> None:
     missed = Change(frozenset(), missed=True)
     later = replace(MESH, losses=4)
-    told, _ = await see(store, [(FIRST, (MESH,)), (missed, (MESH,))], monkeypatch)
+    told, *_ = await see(store, [(FIRST, (MESH,)), (missed, (MESH,))], monkeypatch)
     assert told == []
-    told, _ = await see(store, [(FIRST, (later,)), (missed, (later,))], monkeypatch)
+    told, *_ = await see(store, [(FIRST, (later,)), (missed, (later,))], monkeypatch)
     assert told == [{V4, V6}]
     last = replace(MESH, losses=5)
-    told, changed = await see(store, [(FIRST, None), (missed, (last, HOSTS))], monkeypatch)
+    told, changed, _ = await see(store, [(FIRST, None), (missed, (last, HOSTS))], monkeypatch)
     assert (told, changed) == ([{V4, V6}], 1)
+
+
+async def test_who_appears_is_told_once_and_all_after_a_reboot(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    more = Change(frozenset(), missed=False)
+    anew = replace(MESH, index=9)  # the card was taken out and put in again
+    steps: list[Step] = [(FIRST, (MESH, HOSTS)), (more, (HOSTS,)), (more, (HOSTS, anew))]
+    assert (await see(store, steps, monkeypatch))[2] == [{"mesh0", "hosts0"}, {"mesh0"}]
+    last: list[Step] = [(FIRST, (HOSTS, anew))]
+    assert (await see(store, last, monkeypatch))[2] == []
+    boot = tmp_path / "boot_id"
+    boot.write_text("another\n")
+    monkeypatch.setattr(linkwatch, "_BOOT", boot)
+    assert await see(store, last, monkeypatch) == ([], 0, [{"mesh0", "hosts0"}])
+    assert (await see(store, last, monkeypatch))[2] == []

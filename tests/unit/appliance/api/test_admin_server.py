@@ -54,7 +54,9 @@ class Desk:
         self.world = world = World(path)
         self.flows, self.traffic, self.troubles = Flows(), Traffic(), Troubles({})
         self.supervisor = Supervisor()
-        self.offload = Offload(SITE, lambda: "auto", self.supervisor, NicSettings(world.store))
+        self.offload = Offload(
+            SITE, lambda: "auto", self.supervisor, NicSettings(world.store), world.audit.record
+        )
         self.paths = Paths(path / "state", path / "run")
         self.paths.daemon_run.mkdir(parents=True)
         reporter = Reporter(

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import InvalidInput, LimitReached, Unavailable
+from appliance.observe.audit import Audit
 from appliance.paths import shipped
 from appliance.registry import nic_settings
 from appliance.registry.nic_settings import Changed, NicSettings
@@ -400,7 +401,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
 
 def offload(card: Card, folder: Path, monkeypatch: pytest.MonkeyPatch, *wishes: str) -> Offload:
     chosen = loaded(folder, profile(*(wishes or WISHES)))
-    part = Offload(SITE, lambda: "auto", card, NicSettings(Store(folder / "state.db")))
+    store = Store(folder / "state.db")
+    part = Offload(SITE, lambda: "auto", card, NicSettings(store), Audit(store).record)
 
     async def nics() -> tuple[Nic, ...]:
         return (Nic(card.device, ("mesh",), "x", chosen, ()),) if card.device else ()
@@ -555,3 +557,69 @@ def test_each_worker_has_a_processor() -> None:
 def test_the_files_that_ship_are_there() -> None:
     for folder in ("nic", "sysctl.d", "modules-load.d"):
         assert any(shipped(folder).iterdir())
+
+
+def audited(folder: Path) -> list[str]:
+    entries = Audit(Store(folder / "state.db")).entries()
+    assert {(each.who, each.what) for each in entries} <= {("daemon", "restore offload")}
+    return [each.detail for each in reversed(entries)]
+
+
+async def test_a_reboot_sets_it_again_and_revert_forgets_it(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await offload(card, tmp_path, monkeypatch).apply()
+    fresh = device("test", **HELD)
+    card.device = fresh
+    part = offload(card, tmp_path, monkeypatch)
+    assert await part.restore(frozenset({"eth7"})) == ()
+    done = await part.restore(frozenset({"nic0", "eth7"}))
+    assert [(step.setting, step.outcome) for step in done] == [
+        ("rx-gro", Outcome.CHANGED), ("rings.rx", Outcome.CHANGED), ("rings.tx", Outcome.CHANGED),
+    ]  # fmt: skip
+    assert (card.value("rx-gro"), card.value("rings.rx")) == (1, 1024)
+    assert await part.restore(frozenset({"nic0"})) == ()
+    assert audited(tmp_path)[0] == "nic0 rx-gro off to on"
+    await part.revert()
+    assert (card.value("rx-gro"), card.value("rings.rx")) == (0, 256)
+    card.device = fresh
+    assert await part.restore(frozenset({"nic0"})) == ()
+    assert card.value("rx-gro") == 0
+
+
+async def test_what_cannot_be_set_again_is_said_and_stays_noted(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = offload(card, tmp_path, monkeypatch)
+    await part.apply()
+    card.device = device("test", rx_gro=OFF, rings__rx=Setting(256, 4096))
+    card.refuses["rx-gro"], card.dies_at = "busy", "rings.rx"
+    done = await part.restore(frozenset({"nic0"}))
+    assert {step.outcome for step in done} == {Outcome.REFUSED}
+    assert audited(tmp_path) == [
+        "nic0 rx-gro off to on: refused: busy",
+        "nic0 rings.rx 256 to 1024: refused: the supervisor hung up",
+        "nic0 rings.tx none to 1024: refused: the device does not have it any more",
+    ]
+    card.refuses.clear()
+    card.dies_at = ""
+    card.asked.clear()
+    part.appeared(frozenset({"nic0"}))
+    await asyncio.wait_for(card.asked.wait(), 10)
+    await part.close()  # waits for what is under way
+    assert (card.value("rx-gro"), card.value("rings.rx")) == (1, 1024)
+    card.device = replace(device("other", **HELD), bus="0000:5e:00.0")
+    (step, *_) = await part.restore(frozenset({"nic0"}))
+    assert "another device has that name" in step.text
+    assert card.value("rx-gro") == 0
+
+
+async def test_a_renamed_device_gets_its_settings_under_its_new_name(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = offload(card, tmp_path, monkeypatch, WISHES[0])
+    await part.apply()
+    card.others, card.device = [replace(device("test", **HELD), name="nic1")], None
+    (step,) = await part.restore(frozenset({"nic1"}))
+    assert step.outcome is Outcome.CHANGED
+    assert card.others[0].settings["rx-gro"].value == 1
