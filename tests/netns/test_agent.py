@@ -52,7 +52,8 @@ def network() -> Iterator[None]:
             sh("ip", "link", "set", "lo", "up")
             sh("ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1")
             for link_name in ("d0", "d1"):
-                sh("ip", "link", "set", link_name, "up")
+                # No address of its own, whose route would come at some time later.
+                sh("ip", "link", "set", link_name, "addrgenmode", "none", "up")
             sh("ip", "addr", "add", "198.18.0.5/24", "dev", "d0")
             sh("ip", "addr", "add", "fd00::5/64", "dev", "d0", "nodad")
             sh("nft", "add table inet other { chain c { tcp dport 22 accept; }; }")
