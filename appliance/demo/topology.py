@@ -44,7 +44,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 READY_S = 90.0
 STOP_S = 60.0
 KILLED_S = 10.0
+LINKS_S = 60.0
 NODAD = 0x02
+LOCAL_TABLE = 255
 
 APPLIANCE = (IPv4Address("198.18.0.1"), IPv6Address("fd18::1"))
 LINK = {
@@ -202,6 +204,7 @@ class Topology:
             for site in self.sites.values():
                 self._build_site(site)
             self._build_link()
+            self._await_links()
         except BaseException:
             self.tear_down()
             raise
@@ -289,6 +292,18 @@ class Topology:
             with IPRoute(netns=site.namespace) as ip:
                 _address(ip, "mesh0", site.mesh, (30, 64))
 
+    def _await_links(self) -> None:
+        """Carriers, and addresses that links give themselves, come a moment after they are set up:
+        later, a look at the network would see changes that nobody made."""
+        sites = self.sites.values()
+        waiting = {site.namespace for site in sites}
+        waiting |= {host.namespace for site in sites for host in site.hosts.values()}
+        deadline = time.monotonic() + LINKS_S
+        while waiting := {namespace for namespace in waiting if not _are_up(namespace)}:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"links did not come up in {', '.join(sorted(waiting))}")
+            time.sleep(0.02)
+
 
 def interpreter(source: Path) -> Path:
     """The interpreter as the appliance's users reach it. Raises ApplianceError."""
@@ -349,6 +364,17 @@ def _plug(switch: str, name: str) -> None:
 
 def _index(ip: IPRoute, name: str) -> int:
     return int(ip.link_lookup(ifname=name)[0])
+
+
+def _are_up(namespace: str) -> bool:
+    """All links have IPv6 addresses of their own, and the kernel takes what comes to any."""
+    with IPRoute(netns=namespace) as ip:
+        links = {link["index"] for link in ip.get_links() if link.get_attr("IFLA_IFNAME") != "lo"}
+        given = {(each["index"], IPv6Address(each.get_attr("IFA_ADDRESS")))
+                 for each in ip.get_addr(family=socket.AF_INET6)}  # fmt: skip
+        taken = {(each.get_attr("RTA_OIF"), IPv6Address(each.get_attr("RTA_DST")))
+                 for each in ip.get_routes(family=socket.AF_INET6, table=LOCAL_TABLE)}  # fmt: skip
+    return given <= taken and links <= {index for index, own in given if own.is_link_local}
 
 
 def _set_up(ip: IPRoute, name: str) -> None:
