@@ -192,12 +192,13 @@ class Mesh:
               lambda: self.counter(site, name) >= before + by)  # fmt: skip
 
     def flows(self, site: SiteSpace, since: float = 0.0, **wanted: str) -> list[pb.Flow]:
-        """Newest first; since: UNIX time; wanted: fields and what they must be."""
+        """Newest first. since: UNIX time; those that began later, for how older ones end may be
+        told later too. wanted: fields and what they must be."""
         flows = self.call(site, lambda client: client.flows(limit=5000)).flows
         return [
             flow
             for flow in flows
-            if flow.time_ms >= int(since * 1000)
+            if flow.time_ms + 1 - flow.duration_ms >= since * 1000  # it is cut to whole ones
             and all(getattr(flow, name) == value for name, value in wanted.items())
         ]
 
