@@ -150,8 +150,8 @@ def test_guessing_is_slowed_down_and_counted(mesh: Mesh, source: str) -> None:
         post(mesh, source, "/v1/join", {"secret": f"{number:020x}", "csr": csr()})[0]
         for number in range(20)
     ]
+    assert answers[0] == 403
     assert set(answers) == {403, 429}
-    assert answers == sorted(answers)
     assert mesh.status(mesh.a).counters["enrol_refused_join"] == before + 20
 
 
