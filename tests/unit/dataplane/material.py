@@ -27,7 +27,7 @@ from dataplane import snapshot as s
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = bytes(range(32))
-DEADLINE_S = 15.0
+DEADLINE_S = 40.0
 
 
 def until(condition: Callable[[], object], what: str) -> None:
