@@ -9,13 +9,15 @@ from importlib import metadata
 from typing import Any, Protocol
 
 from appliance.api._gen import admin_pb2 as pb
+from appliance.api.offload_messages import legs
 from appliance.catalog import Catalog
 from appliance.compile import hosts
 from appliance.errors import ApplianceError
 from appliance.leaves import Leaves
 from appliance.observe.audit import Audit
 from appliance.observe.flows import Flows
-from appliance.observe.ledger import Ledger, ledger
+from appliance.observe.ledger import Ledger
+from appliance.observe.ledger import ledger as ledger_of
 from appliance.observe.metrics import Numbers
 from appliance.observe.traffic import Traffic
 from appliance.publish import Publisher
@@ -91,7 +93,7 @@ class Reporter:
             pending = pb.PendingConfirm(
                 revision=waits.revision, deadline=waits.deadline, by=waits.by
             )
-        rate = self._traffic.throughput()
+        rate, ledger = self._traffic.throughput(), self.ledger()
         return pb.Status(
             site=self._site.name,
             trust_domain=self._site.trust_domain,
@@ -116,6 +118,8 @@ class Reporter:
             pending=pending,
             ca_not_after=self._ca_not_after(),
             warnings=self.warnings(),
+            layers=legs(ledger.layers),
+            reasons=legs(ledger.reasons),
         )
 
     def warnings(self) -> list[str]:
@@ -181,7 +185,7 @@ class Reporter:
         ]
 
     def ledger(self) -> Ledger:
-        return ledger(self._traffic.counters())
+        return ledger_of(self._traffic.counters())
 
     def numbers(self) -> Numbers:
         """For metrics."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from appliance.api._gen import admin_pb2 as pb
 from appliance.config.offload import OffloadProfile
@@ -25,12 +25,16 @@ def status(
         minimum_bytes=(profile.minimum_bytes or 0) if profile else 0,
         min_version=profile.tls.min_version if profile else "",
         ciphers=profile.ciphers if profile else (),
-        layers=[pb.LegCount(name=name, legs=legs) for name, legs in ledger.layers.items()],
-        reasons=[pb.LegCount(name=name, legs=legs) for name, legs in ledger.reasons.items()],
+        layers=legs(ledger.layers),
+        reasons=legs(ledger.reasons),
         worker_cpus=worker_cpus,
         nics=map(_nic, nics),
         drifted=drifted,
     )
+
+
+def legs(counts: Mapping[str, int]) -> list[pb.LegCount]:
+    return [pb.LegCount(name=name, legs=count) for name, count in counts.items()]
 
 
 def steps(value: Iterable[Step]) -> pb.OffloadSteps:

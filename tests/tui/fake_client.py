@@ -31,6 +31,17 @@ def a_status(**changes: object) -> pb.Status:
             pb.Process(name="ca", state="running", pid=12),
             pb.Process(name="dataplane", state="serving", pid=13, detail="generation 1"),
         ],
+        layers=[
+            pb.LegCount(name="openssl"),
+            pb.LegCount(name="user", legs=5),
+            pb.LegCount(name="ktls", legs=2),
+            pb.LegCount(name="nic", legs=1),
+        ],
+        reasons=[
+            pb.LegCount(name="none", legs=4),
+            pb.LegCount(name="small", legs=3),
+            pb.LegCount(name="link_changed", legs=1),
+        ],
     )
     status.MergeFrom(pb.Status(**changes))  # type: ignore[arg-type]
     return status
@@ -48,12 +59,13 @@ def some_flows() -> list[pb.Flow]:
             service="payments.default",
             grade="l2",
             down_layer="splice",
-            up_layer="openssl",
+            up_layer="ktls",
             tls_version="TLSv1.3",
             cipher="TLS_AES_128_GCM_SHA256",
             bytes_up=1500,
             bytes_down=64 << 20,
             connect_ms=3.2,
+            fallback="link_changed",
         ),
         pb.Flow(
             flow_id="02",

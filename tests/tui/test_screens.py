@@ -33,6 +33,8 @@ async def test_overview_shows_the_site() -> None:
         facts = str(app.screen.query_one("#facts", Static).content)
         assert "2 hosts   3 services   1 of 1 peers" in facts
         assert "snapshot 12 of 12" in facts
+        assert "TLS legs by user 5, ktls 2, nic 1" in facts
+        assert "not as the profile would: small 3, link_changed 1" in facts
         assert "dataplane" in cells(app, "processes")
         assert app.sub_title == "site-a · a.example"
 
@@ -69,7 +71,9 @@ async def test_flows_show_record_layer_and_identities() -> None:
         await pilot.press("3")
         await pilot.pause()
         shown = cells(app, "flows")
-        assert {"splice>openssl", "TLSv1.3", "b.example/default/payments", "64.0 MiB"} <= set(shown)
+        assert {"splice>ktls", "TLSv1.3", "b.example/default/payments", "64.0 MiB"} <= set(shown)
+        assert "records: link_changed" in shown
+        assert "denied AuthorizationPolicy default/payments rule 0" in shown
 
 
 async def test_enrol_wizard_shows_the_line_and_the_code() -> None:

@@ -1,4 +1,5 @@
-"""Flows, newest first: identities, grade, record layer, bytes, and why one was refused."""
+"""Flows, newest first: identities, record layers, why one was refused or has not the records that
+the profile would give it, grade and bytes."""
 
 from __future__ import annotations
 
@@ -35,12 +36,12 @@ class FlowsScreen(SiteScreen):
         add_columns(
             table,
             state=8,
-            source=30,
-            destination=30,
+            source=27,
+            destination=27,
+            layers=14,
             why=44,
             grade=6,
             tls=8,
-            layers=16,
             up=10,
             down=10,
         )
@@ -66,10 +67,10 @@ class FlowsScreen(SiteScreen):
                 badge(flow.state),
                 short_id(flow.source),
                 short_id(flow.destination) if flow.destination else flow.service,
-                Text(shown(" ".join(part for part in (flow.reason, flow.detail) if part) or "-")),
+                f"{flow.down_layer}>{flow.up_layer}",
+                Text(shown(_why(flow))),
                 flow.grade,
                 flow.tls_version or "-",
-                f"{flow.down_layer}>{flow.up_layer}",
                 size(flow.bytes_up),
                 size(flow.bytes_down),
             )
@@ -79,3 +80,8 @@ class FlowsScreen(SiteScreen):
             if self._dropped
             else ""
         )
+
+
+def _why(flow: pb.Flow) -> str:
+    records = f"records: {flow.fallback}" if flow.fallback else ""
+    return " ".join(part for part in (flow.reason, flow.detail, records) if part) or "-"

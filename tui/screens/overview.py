@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -58,7 +58,8 @@ class OverviewScreen(SiteScreen):
                 f"{status.peers_connected} of {status.peers} peers\n"
                 f"{status.streams} streams now\n"
                 f"revision {status.revision}, snapshot {status.applied} of {status.published}\n"
-                f"CA good until {when(status.ca_not_after)}{pending}"
+                f"CA good until {when(status.ca_not_after)}{pending}\n"
+                f"TLS legs by {_counts(status.layers)}{_elsewhere(status.reasons)}"
                 + "".join(f"\n! {shown(warning)}" for warning in status.warnings)
             )
         )
@@ -84,3 +85,13 @@ class OverviewScreen(SiteScreen):
                 Text(flow.reason, style="bold red"),
                 Text(shown(flow.detail or "-")),
             )
+
+
+def _counts(counts: Iterable[pb.LegCount]) -> str:
+    return ", ".join(f"{each.name} {each.legs}" for each in counts if each.legs) or "none yet"
+
+
+def _elsewhere(reasons: Iterable[pb.LegCount]) -> str:
+    """Those that are not where the profile would have them, and why."""
+    why = [each for each in reasons if each.name != "none" and each.legs]
+    return f"\nnot as the profile would: {_counts(why)}" if why else ""
