@@ -21,6 +21,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,11 @@ def main() -> int:
     except machine.MachineError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    for scenario in SCENARIOS if options.scenario == ALL else [options.scenario]:
+    wanted = list(SCENARIOS) if options.scenario == ALL else [options.scenario]
+    begin = time.monotonic()
+    for number, scenario in enumerate(wanted, 1):
+        minutes = (time.monotonic() - begin) / 60
+        print(f"{scenario}: {number} of {len(wanted)}, {minutes:.0f} min so far", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix="sluice-bench-") as name:
             scratch = Path(name)
             scratch.chmod(0o755)
