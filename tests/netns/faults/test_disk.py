@@ -82,11 +82,11 @@ def test_the_data_planes_full_disk_is_counted_and_the_last_good_snapshot_stays(p
 
 def test_a_revert_that_a_full_disk_stops_comes_when_there_is_room(pair: Pair) -> None:
     said = pair.a.log.stat().st_size
-    pair.apply(pair.a, LIMIT, confirm_s=2)
-    assert pair.who("solo") != "a2"
+    pair.apply(pair.a, LIMIT, confirm_s=6)
     with pair.disk_full(pair.a.paths.daemon_state):
         until("the try", lambda: pair.logged(pair.a, "does not revert yet", said))
         assert pair.status(pair.a).pending.revision
+        assert pair.who("solo") != "a2"
         assert pair.who("echo") in ECHO
     until("the revert", lambda: not pair.ask(pair.a, lambda client: client.documents()))
     until("a2 answering again", lambda: pair.who("solo") == "a2")
