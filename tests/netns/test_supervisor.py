@@ -27,7 +27,7 @@ from appliance.supervisor.child import User, privileges
 from appliance.system.rooted import SupervisorClient
 
 PROGRAM = ("-m", "tests.netns.small_box")
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 RESTARTS = 10
 
 
@@ -49,8 +49,7 @@ def notes(space: SiteSpace) -> list[tuple[str, str, int]]:
 
 
 def pid_of(space: SiteSpace, name: str) -> int:
-    processes = ask(space, "status")["processes"]
-    return next(p["pid"] for p in processes if p["name"] == name and p["state"] == "serving")
+    return serving(space)[name]
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -145,7 +144,7 @@ def test_the_other_two_are_started_again(box: SiteSpace) -> None:
 IMPATIENT = """
 import sys
 from appliance.supervisor import __main__ as supervisor, tree
-tree.SILENCE_MAX_S = 30.0
+tree.SILENCE_MAX_S = 45.0
 sys.exit(supervisor.main())
 """
 
@@ -170,13 +169,13 @@ def test_a_daemon_that_hangs_is_told_from_a_dead_one_and_started_again(topology:
     assert refused.returncode == 4
     assert f"kill -KILL {hung}" in refused.stderr
     until(lambda: ask(space, "status")["counts"]["daemon_hung"] == 1)
-    until(lambda: "daemon" in serving(space))
-    assert pid_of(space, "daemon") != hung
+    until(lambda: serving(space).get("daemon", hung) != hung)  # it is killed after it is counted
     assert json.loads(rescue("status", "-o", "json").stdout)["daemon"] == "answers"
 
 
-def serving(space: SiteSpace) -> set[str]:
-    return {p["name"] for p in ask(space, "status")["processes"] if p["state"] == "serving"}
+def serving(space: SiteSpace) -> dict[str, int]:
+    processes = ask(space, "status")["processes"]
+    return {p["name"]: p["pid"] for p in processes if p["state"] == "serving"}
 
 
 def test_the_end_is_in_order(box: SiteSpace) -> None:
