@@ -2,7 +2,8 @@
  * comes again costs no signature check above its own. A chain is known by the SHA-256 of all its
  * certificates and by the use it was checked for; it counts only within the dates of every
  * certificate that led to the bundle, and only while that bundle is the one in force. Whether the
- * peer is denied, or expected, is asked each time by tls_verify.c. Nothing that failed is kept. */
+ * peer is denied, or expected, is asked each time by tls_verify.c. Nothing that failed is kept.
+ * With each the peer's own certificate stays decoded, where OpenSSL is slow at that. */
 #include <openssl/evp.h>
 #include <stdlib.h>
 
@@ -37,10 +38,18 @@ int tls_chains_new(size_t chains_max, struct stats *stats, struct tls_chains **r
     return 0;
 }
 
+static void drop(struct tls_chains *chains, int32_t at)
+{
+    X509_free(chains->entries[at].leaf);
+    lru_remove(chains->slots, at);
+}
+
 void tls_chains_free(struct tls_chains *chains)
 {
     if (chains == NULL)
         return;
+    while (chains->entries != NULL && lru_oldest(chains->slots) != LRU_NONE)
+        drop(chains, lru_oldest(chains->slots));
     lru_free(chains->slots);
     free(chains->entries);
     free(chains);
@@ -74,7 +83,7 @@ const struct tls_known *tls_chains_find(const struct tls *tls, const uint8_t *ke
     if (bundle == NULL ||
         memcmp(bundle->fingerprint, known->bundle_fingerprint, TLS_HASH_SIZE) != 0 ||
         now_s < known->from_s || now_s >= known->until_s) {
-        lru_remove(chains->slots, at); /* to be looked at afresh, by who says what is wrong */
+        drop(chains, at); /* to be looked at afresh, by who says what is wrong */
         return NULL;
     }
     lru_touch(chains->slots, at);
@@ -87,8 +96,10 @@ void tls_chains_add(const struct tls *tls, const uint8_t *key, const struct tls_
     struct tls_chains *chains = tls->chains;
     assert(lru_find(chains->slots, key) == LRU_NONE);
     if (lru_is_full(chains->slots)) {
-        lru_remove(chains->slots, lru_oldest(chains->slots));
+        drop(chains, lru_oldest(chains->slots));
         stats_add(chains->stats, STAT_CHAINS_EVICTED, 1);
     }
+    if (known->leaf != NULL)
+        (void)X509_up_ref(known->leaf);
     chains->entries[lru_add(chains->slots, key)] = *known;
 }

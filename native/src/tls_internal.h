@@ -32,6 +32,7 @@ struct tls_known {               /* a chain that was found good */
     uint8_t bundle_fingerprint[TLS_HASH_SIZE]; /* of the bundle that vouched for it */
     int64_t from_s, until_s;     /* CLOCK_REALTIME: when all its certificates, anchor too, count */
     struct tls_peer peer;
+    X509 *leaf;                  /* the peer's own, with its key; NULL if handshakes decode keys */
 };
 
 struct tls_refusal {
@@ -93,8 +94,10 @@ void tls_refuse(struct tls_refusal *refusal, uint16_t reason, const char *format
 void tls_refuse_from_openssl(struct tls *tls, const char *during);
 
 /* tls_library.c: where SSL_CTXs get their algorithms, tls_kdf among them; NULL = from OpenSSL's
- * default context. */
+ * default context. If it is not NULL certificates come without their keys from handshakes, and
+ * tls_library_reader() decodes them with it. */
 OSSL_LIB_CTX *tls_library(void);
+OSSL_LIB_CTX *tls_library_reader(void); /* NULL as tls_library */
 
 /* tls_kdf.c: an implementation of the algorithm TLS13-KDF. */
 extern const OSSL_DISPATCH tls_kdf[];
@@ -116,7 +119,8 @@ DP_MUST_CHECK bool tls_verify_resumed(const struct tls *tls, X509 *cert,
 
 /* tls_chains.c. The key is of tls->chain and of what we are; false: no key, so nothing is known.
  * What is found, borrowed until the next tls_chains_add, is within its dates and vouched for by the
- * bundle that tls->snap has; else it is forgotten. To be added it must not be there. */
+ * bundle that tls->snap has; else it is forgotten. To be added it must not be there; its leaf gets a
+ * reference more. */
 DP_MUST_CHECK bool tls_chains_key(const struct tls *tls, uint8_t *ret);
 const struct tls_known *tls_chains_find(const struct tls *tls, const uint8_t *key, int64_t now_s);
 void tls_chains_add(const struct tls *tls, const uint8_t *key, const struct tls_known *known);

@@ -1,10 +1,11 @@
 /* tls_library.c: OpenSSL's algorithms as handshakes get them. OpenSSL before 3.2 finds the decoder
  * for a certificate's key anew each time, by asking every decoder, and walking every algorithm that
- * was ever fetched, whether it might serve; with all of the default provider that is two thirds of
- * decoding a P-256 certificate. So handshakes see the same provider with the few ciphers, kinds of
- * keys and their decoders that a mesh link can have. And a session's certificate, which OpenSSL
- * decodes with whatever the thread has, is decoded without its key: nobody asks for that, since
- * resumption rests on the session's own secret.
+ * was ever fetched, whether it might serve: that is most of decoding a certificate. So handshakes
+ * see the default provider with the few ciphers and kinds of keys that a mesh link can have, and
+ * without decoders: tls_verify.c gives them the peer's certificate with its key, as it was read by a
+ * third view that has those. And a session's certificate, which OpenSSL decodes with whatever the
+ * thread has, never gets its key: nobody asks for that, since resumption rests on the session's own
+ * secret.
  * Of its algorithms none is added, and one alone is ours (tls_kdf.c). Reads no file. */
 #include <openssl/core_dispatch.h>
 #include <openssl/crypto.h>
@@ -37,7 +38,8 @@ static struct choice {
 static struct {                  /* made once a process, and kept; choices too */
     CRYPTO_ONCE once;
     OSSL_LIB_CTX *ctx;           /* NULL = the process's own is as good, or all there is */
-    OSSL_LIB_CTX *keyless_ctx;   /* of threads that shake hands; as ctx */
+    OSSL_LIB_CTX *reader_ctx;    /* as ctx, but decodes keys */
+    OSSL_LIB_CTX *keyless_ctx;   /* of threads that shake hands */
     OSSL_LIB_CTX *inner_ctx;     /* where the whole provider lives */
     OSSL_PROVIDER *inner;
 } library = {.once = CRYPTO_ONCE_STATIC_INIT};
@@ -77,7 +79,7 @@ static bool choose(struct choice *choice)
     return count > 0;
 }
 
-static const OSSL_ALGORITHM *query(void *context, int operation, int *ret_no_cache)
+static const OSSL_ALGORITHM *reader_query(void *context, int operation, int *ret_no_cache)
 {
     (void)context;
     for (size_t i = 0; i < DP_COUNT(choices); i++)
@@ -88,9 +90,17 @@ static const OSSL_ALGORITHM *query(void *context, int operation, int *ret_no_cac
     return OSSL_PROVIDER_query_operation(library.inner, operation, ret_no_cache);
 }
 
+static const OSSL_ALGORITHM *query(void *context, int operation, int *ret_no_cache)
+{
+    if (operation != OSSL_OP_DECODER)
+        return reader_query(context, operation, ret_no_cache);
+    *ret_no_cache = 0;
+    return NULL;
+}
+
 static const OSSL_ALGORITHM *keyless_query(void *context, int operation, int *ret_no_cache)
 {
-    if (operation != OSSL_OP_DECODER && operation != OSSL_OP_KEYMGMT)
+    if (operation != OSSL_OP_KEYMGMT)
         return query(context, operation, ret_no_cache);
     *ret_no_cache = 0;
     return NULL;
@@ -116,15 +126,31 @@ static int init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in,
     return 1;
 }
 
+static int reader_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in,
+                       const OSSL_DISPATCH **ret_functions, void **ret_context)
+{
+    static const OSSL_DISPATCH functions[] = {
+        {OSSL_FUNC_PROVIDER_QUERY_OPERATION, (void (*)(void))reader_query},
+        {OSSL_FUNC_PROVIDER_GET_CAPABILITIES, (void (*)(void))capabilities},
+        {0, NULL}};
+    (void)handle;
+    (void)in;
+    *ret_functions = functions;
+    *ret_context = OSSL_PROVIDER_get0_provider_ctx(library.inner); /* its algorithms ask for it */
+    return 1;
+}
+
 static int keyless_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in,
                         const OSSL_DISPATCH **ret_functions, void **ret_context)
 {
     static const OSSL_DISPATCH functions[] = {
-        {OSSL_FUNC_PROVIDER_QUERY_OPERATION, (void (*)(void))keyless_query}, {0, NULL}};
+        {OSSL_FUNC_PROVIDER_QUERY_OPERATION, (void (*)(void))keyless_query},
+        {OSSL_FUNC_PROVIDER_GET_CAPABILITIES, (void (*)(void))capabilities},
+        {0, NULL}};
     (void)handle;
     (void)in;
     *ret_functions = functions;
-    *ret_context = OSSL_PROVIDER_get0_provider_ctx(library.inner);
+    *ret_context = OSSL_PROVIDER_get0_provider_ctx(library.inner); /* its algorithms ask for it */
     return 1;
 }
 
@@ -165,13 +191,20 @@ static void make(void)
     for (size_t i = 0; i < DP_COUNT(choices); i++)
         if (!choose(&choices[i]))
             return;
-    library.ctx = ctx_with(init);
+    library.reader_ctx = ctx_with(reader_init);
+    if (library.reader_ctx != NULL)
+        library.ctx = ctx_with(init);
     library.keyless_ctx = ctx_with(keyless_init);
 }
 
 OSSL_LIB_CTX *tls_library(void)
 {
     return CRYPTO_THREAD_run_once(&library.once, make) ? library.ctx : NULL;
+}
+
+OSSL_LIB_CTX *tls_library_reader(void)
+{
+    return tls_library() != NULL ? library.reader_ctx : NULL;
 }
 
 void tls_thread_init(void)

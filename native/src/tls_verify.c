@@ -255,21 +255,42 @@ static int admit(struct tls *tls, const struct tls_known *known, int64_t now_s)
     return X509_V_OK;
 }
 
-/* Who is this, and may it come in? As admit. */
-static int verify_peer(struct tls *tls, X509 *cert, STACK_OF(X509) *others)
+/* The next of the certificates that were kept, with its key: the thread may have no way to that. */
+static X509 *unpack(const uint8_t **at, const uint8_t *end)
 {
-    const int64_t now_s = clock_real_s();
-    struct tls_refusal *refusal = &tls->refusal;
-    if (tls_verify_keep(tls, cert, others) < 0) {
-        tls_refuse(refusal, DP_REASON_INTERNAL, "out of memory for the peer's certificates");
-        return X509_V_ERR_OUT_OF_MEM;
+    X509 *cert = X509_new_ex(tls_library_reader(), NULL);
+    return cert != NULL ? d2i_X509(&cert, at, end - *at) : NULL; /* which frees it if it fails */
+}
+
+/* What was kept, as OpenSSL's objects: false = no memory. Both are the caller's to free. */
+static bool unpack_chain(const struct tls *tls, X509 **ret_leaf, STACK_OF(X509) **ret_others)
+{
+    const uint8_t *at = tls->chain, *end = tls->chain + tls->chain_len;
+    X509 *leaf = unpack(&at, end);
+    STACK_OF(X509) *others = sk_X509_new_null();
+    bool good = leaf != NULL && others != NULL;
+    while (good && at < end) {
+        X509 *cert = unpack(&at, end);
+        good = cert != NULL && sk_X509_push(others, cert) > 0;
+        if (!good)
+            X509_free(cert);
     }
-    uint8_t key[TLS_HASH_SIZE];
-    bool has_key = tls_chains_key(tls, key);
-    const struct tls_known *remembered = has_key ? tls_chains_find(tls, key, now_s) : NULL;
-    if (remembered != NULL)
-        return admit(tls, remembered, now_s);
-    struct tls_known known;
+    if (good) {
+        *ret_leaf = leaf;
+        *ret_others = others;
+        return true;
+    }
+    X509_free(leaf);
+    sk_X509_pop_free(others, X509_free);
+    return false;
+}
+
+/* As admit, of a chain that is not remembered, but will be. key: NULL = it won't. */
+static int verify_new(struct tls *tls, X509 *cert, STACK_OF(X509) *others, const uint8_t *key,
+                      int64_t now_s)
+{
+    struct tls_refusal *refusal = &tls->refusal;
+    struct tls_known known = {.leaf = tls_library() != NULL ? cert : NULL};
     if (!read_leaf(cert, &known.peer, refusal))
         return X509_V_ERR_CERT_REJECTED;
     const struct dp_bundle *bundle = find_bundle(tls->snap, &known.peer, refusal);
@@ -279,18 +300,58 @@ static int verify_peer(struct tls *tls, X509 *cert, STACK_OF(X509) *others)
     int error = verify_chain(cert, others, bundle, purpose, now_s, &known, refusal);
     if (error == X509_V_OK)
         error = admit(tls, &known, now_s);
-    if (error == X509_V_OK && has_key)
+    if (error == X509_V_OK && key != NULL)
         tls_chains_add(tls, key, &known);
     return error;
 }
 
+/* Who is this, and may it come in? As admit. In place of *leaf, counted, comes the same certificate
+ * with its key, if handshakes decode none. */
+static int verify_peer(struct tls *tls, X509 **leaf, STACK_OF(X509) *others)
+{
+    const int64_t now_s = clock_real_s();
+    struct tls_refusal *refusal = &tls->refusal;
+    if (tls_verify_keep(tls, *leaf, others) < 0) {
+        tls_refuse(refusal, DP_REASON_INTERNAL, "out of memory for the peer's certificates");
+        return X509_V_ERR_OUT_OF_MEM;
+    }
+    uint8_t key[TLS_HASH_SIZE];
+    bool has_key = tls_chains_key(tls, key);
+    const struct tls_known *remembered = has_key ? tls_chains_find(tls, key, now_s) : NULL;
+    if (remembered != NULL) {
+        if (remembered->leaf != NULL && X509_up_ref(remembered->leaf)) {
+            X509_free(*leaf);
+            *leaf = remembered->leaf;
+        }
+        return admit(tls, remembered, now_s);
+    }
+    if (tls_library() == NULL)
+        return verify_new(tls, *leaf, others, has_key ? key : NULL, now_s);
+    X509 *with_key;
+    STACK_OF(X509) *others_with_keys;
+    if (!unpack_chain(tls, &with_key, &others_with_keys)) {
+        tls_refuse(refusal, DP_REASON_INTERNAL, "out of memory for the peer's certificates");
+        return X509_V_ERR_OUT_OF_MEM;
+    }
+    X509_free(*leaf);
+    *leaf = with_key;
+    int error = verify_new(tls, with_key, others_with_keys, has_key ? key : NULL, now_s);
+    sk_X509_pop_free(others_with_keys, X509_free);
+    return error;
+}
+
+/* OpenSSL looks at the first of the chain afterwards, for the key that signed the handshake. */
 int tls_verify_callback(X509_STORE_CTX *outer, void *arg)
 {
     (void)arg;
     SSL *ssl = X509_STORE_CTX_get_ex_data(outer, SSL_get_ex_data_X509_STORE_CTX_idx());
     struct tls *tls = SSL_get_app_data(ssl);
-    int error = verify_peer(tls, X509_STORE_CTX_get0_cert(outer),
-                            X509_STORE_CTX_get0_untrusted(outer));
+    STACK_OF(X509) *chain = X509_STORE_CTX_get0_untrusted(outer);
+    X509 *leaf = X509_STORE_CTX_get0_cert(outer); /* the chain's reference, till it is set again */
+    assert(sk_X509_value(chain, 0) == leaf);
+    int error = verify_peer(tls, &leaf, chain);
+    (void)sk_X509_set(chain, 0, leaf);
+    X509_STORE_CTX_set_cert(outer, leaf);
     X509_STORE_CTX_set_error(outer, error);
     return error == X509_V_OK;
 }
@@ -349,36 +410,6 @@ int tls_verify_keep(struct tls *tls, X509 *leaf, STACK_OF(X509) *others)
     tls->chain = chain;
     tls->chain_len = (size_t)len;
     return encode_chain(leaf, others, chain) == len ? 0 : -ENOMEM;
-}
-
-/* The next of the certificates that were kept, with its key: the thread may have no way to that. */
-static X509 *unpack(const uint8_t **at, const uint8_t *end)
-{
-    X509 *cert = X509_new_ex(tls_library(), NULL);
-    return cert != NULL ? d2i_X509(&cert, at, end - *at) : NULL; /* which frees it if it fails */
-}
-
-/* What was kept, as OpenSSL's objects: false = no memory. Both are the caller's to free. */
-static bool unpack_chain(const struct tls *tls, X509 **ret_leaf, STACK_OF(X509) **ret_others)
-{
-    const uint8_t *at = tls->chain, *end = tls->chain + tls->chain_len;
-    X509 *leaf = unpack(&at, end);
-    STACK_OF(X509) *others = sk_X509_new_null();
-    bool good = leaf != NULL && others != NULL;
-    while (good && at < end) {
-        X509 *cert = unpack(&at, end);
-        good = cert != NULL && sk_X509_push(others, cert) > 0;
-        if (!good)
-            X509_free(cert);
-    }
-    if (good) {
-        *ret_leaf = leaf;
-        *ret_others = others;
-        return true;
-    }
-    X509_free(leaf);
-    sk_X509_pop_free(others, X509_free);
-    return false;
 }
 
 static void recheck_chain(struct tls *tls, const struct dp_bundle *bundle, int64_t now_s,
