@@ -120,22 +120,30 @@ int ktls_install(int fd, uint16_t cipher, const struct ktls_direction *tx,
     return r;
 }
 
-/* Flows whose records a device sends, in this network namespace; 0 = not told. */
-static unsigned long device_flows(void)
+/* Flows so far in this network namespace; 0 = not told. */
+struct flows {
+    unsigned long by_device, by_kernel; /* whose records it sends */
+};
+
+static unsigned long number(const char *text, const char *name)
 {
-    static const char name[] = "\nTlsTxDevice ";
+    const char *at = strstr(text, name);
+    return at != NULL ? strtoul(at + strlen(name), NULL, 10) : 0;
+}
+
+static struct flows count_flows(void)
+{
     char text[2048] = "\n";
     size_t len = 1;
     int fd = sys->open("/proc/self/net/tls_stat");
     if (fd < 0)
-        return 0;
+        return (struct flows){0};
     ssize_t n;
     while (len < sizeof(text) - 1 && (n = sys->read(fd, text + len, sizeof(text) - 1 - len)) > 0)
         len += (size_t)n;
     sys->close(fd);
     text[len] = '\0';
-    const char *at = strstr(text, name);
-    return at != NULL ? strtoul(at + sizeof(name) - 1, NULL, 10) : 0;
+    return (struct flows){number(text, "\nTlsTxDevice "), number(text, "\nTlsTxSw ")};
 }
 
 int ktls_install_seen(int fd, uint16_t cipher, const struct ktls_direction *tx,
@@ -143,10 +151,12 @@ int ktls_install_seen(int fd, uint16_t cipher, const struct ktls_direction *tx,
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&lock);
-    unsigned long before = device_flows();
+    struct flows before = count_flows();
     int r = ktls_install(fd, cipher, tx, rx, ret_why);
-    if (r == 0)
-        *ret_device = device_flows() > before;
+    if (r == 0) {
+        struct flows now = count_flows();
+        *ret_device = now.by_device > before.by_device && now.by_kernel == before.by_kernel;
+    }
     pthread_mutex_unlock(&lock);
     return r;
 }

@@ -18,7 +18,9 @@ struct ktls_direction {          /* borrowed for the call */
 DP_MUST_CHECK int ktls_install(int fd, uint16_t cipher, const struct ktls_direction *tx,
                                const struct ktls_direction *rx, enum dp_fallback *ret_why);
 /* The same, and whether the route's device took what is sent. The kernel tells that of no single
- * socket, so its count is looked at before and behind, one caller in this process at a time. */
+ * socket without netlink, so its two counts are looked at before and behind, one caller in this
+ * process at a time: a flow raises one of them. When somebody else has raised the other meanwhile,
+ * which is whose cannot be told, and it is taken for the kernel's. */
 DP_MUST_CHECK int ktls_install_seen(int fd, uint16_t cipher, const struct ktls_direction *tx,
                                     const struct ktls_direction *rx, enum dp_fallback *ret_why,
                                     bool *ret_device);

@@ -350,9 +350,12 @@ static void each_step_refused(void)
 
 static void the_device_is_seen_by_its_count(void)
 {
-    static const char none[] = "TlsCurrTxSw 1\nTlsTxDevice 7\nTlsRxDevice 3\n";
-    static const char more[] = "TlsCurrTxSw 1\nTlsTxDevice 8\nTlsRxDevice 4\n";
-    static const char receives[] = "TlsCurrTxSw 1\nTlsTxDevice 7\nTlsRxDevice 4\n";
+    static const char none[] = "TlsCurrTxSw 1\nTlsTxSw 5\nTlsTxDevice 7\nTlsRxDevice 3\n";
+    static const char more[] = "TlsCurrTxSw 1\nTlsTxSw 5\nTlsTxDevice 8\nTlsRxDevice 4\n";
+    static const char receives[] = "TlsCurrTxSw 1\nTlsTxSw 5\nTlsTxDevice 7\nTlsRxDevice 4\n";
+    static const char kernels[] = "TlsCurrTxSw 2\nTlsTxSw 6\nTlsTxDevice 7\nTlsRxDevice 3\n";
+    static const char two[] = "TlsCurrTxSw 1\nTlsTxSw 5\nTlsTxDevice 9\nTlsRxDevice 5\n";
+    static const char one_each[] = "TlsCurrTxSw 2\nTlsTxSw 6\nTlsTxDevice 8\nTlsRxDevice 4\n";
     static const struct {
         const char *before, *after;
         int result;              /* of TLS_TX */
@@ -360,6 +363,9 @@ static void the_device_is_seen_by_its_count(void)
     } cases[] = {
         {none, more, 0, true}, {none, none, 0, false}, {none, receives, 0, false},
         {NULL, NULL, 0, false}, {"", "", 0, false}, {none, more, -EINVAL, false},
+        {none, kernels, 0, false},
+        {none, two, 0, true},      /* another process's too */
+        {none, one_each, 0, false} /* which of them is ours? */
     };
     const struct ktls_direction direction = {.secret = tx_secret};
     for (size_t i = 0; i < DP_COUNT(cases); i++) {
