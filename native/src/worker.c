@@ -25,7 +25,7 @@ enum {
     ACCEPT_PAUSE_MS = 100,       /* after the kernel had no descriptor or memory for one */
     SLICE_NS = 200 * 1000,
     WALK_SLICE = 256,            /* streams looked at in a turn */
-    CHAINS_MAX = 4096,           /* peers remembered: 3 MiB a worker, touched as they come */
+    CHAINS_MAX = 2048,           /* peers remembered: 15 MiB a worker, once so many came */
     LARGE_BUFFERS_MAX = 256,     /* 64 MiB a worker, touched only if that many ends are slow */
     STRANGERS_PART = 4,          /* of the streams: a quarter at most may be strangers' */
 };
