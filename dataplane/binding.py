@@ -494,6 +494,10 @@ class Engine:
         """The lowest sequence that every worker runs."""
         return lib.dp_engine_applied(self._pointer)
 
+    def collect(self) -> None:
+        """Frees what applied publishes have replaced; takes milliseconds if it is large."""
+        lib.dp_engine_collect(self._pointer)
+
     @property
     def live(self) -> int:
         """Streams now."""

@@ -158,6 +158,7 @@ class Host:
         sequence = self._run(built, mac)
         kept = self._in(self._disk, partial(self._keep, built.version, body, mac))
         _, applied_ms = await asyncio.gather(kept, self._applied(sequence, start))
+        await self._in(self._thread, self._engine.collect)
         return applied_ms
 
     async def _publish_set(self, body: bytes, mac: bytes) -> float:

@@ -345,6 +345,9 @@ int dp_engine_lose_links(dp_engine *engine, const uint8_t *addrs, uint32_t count
 /* Sequence number of the last publish (any kind), and the lowest that every worker runs. */
 uint64_t dp_engine_published(const dp_engine *engine);
 uint64_t dp_engine_applied(const dp_engine *engine);
+/* Frees what the workers have no use for any more, as they free nothing large themselves. Every
+ * publish does so first; whoever waits until one is applied had better do so then. */
+void dp_engine_collect(dp_engine *engine);
 int dp_engine_drain(dp_engine *engine, uint32_t deadline_ms); /* stop accepting, then close */
 uint32_t dp_engine_live(const dp_engine *engine);             /* streams now */
 int dp_engine_stop(dp_engine *engine);                        /* blocks; closes every stream */

@@ -219,9 +219,16 @@ static uint32_t snapshots_live(const dp_engine *engine)
     return live;
 }
 
-/* All messages of a publish are made before the first is sent, so that it happens whole or not. */
-static int make_messages(const dp_engine *engine, enum message_kind kind, struct message **ret)
+void dp_engine_collect(dp_engine *engine)
 {
+    for (uint32_t i = 0; i < engine->config.workers; i++)
+        worker_collect(engine->workers[i]);
+}
+
+/* All messages of a publish are made before the first is sent, so that it happens whole or not. */
+static int make_messages(dp_engine *engine, enum message_kind kind, struct message **ret)
+{
+    dp_engine_collect(engine); /* also where nobody else does */
     for (uint32_t i = 0; i < engine->config.workers; i++) {
         ret[i] = message_new(kind);
         if (ret[i] == NULL) {
@@ -322,8 +329,11 @@ static int publish_set(dp_engine *engine, uint32_t id, struct dp_endpoints *set)
     if (r < 0)
         return r;
     endpoints_inherit(set, earlier);
-    r = sets_swap(engine->sets, id, set);
+    struct dp_endpoints *swapped = set;
+    endpoints_ref(set);
+    r = sets_swap(engine->sets, id, &swapped);
     assert(r == 0);
+    endpoints_unref(swapped);
     for (uint32_t i = 0; i < engine->config.workers; i++) {
         endpoints_ref(set);
         messages[i]->endpoints = set;

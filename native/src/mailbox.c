@@ -11,29 +11,48 @@ int mailbox_init(struct mailbox *mailbox)
     if (fd < 0)
         return fd;
     atomic_init(&mailbox->newest, NULL);
+    atomic_init(&mailbox->returned, NULL);
     mailbox->fd = fd;
     return 0;
 }
 
-void mailbox_fini(struct mailbox *mailbox)
+static void free_all(struct message *message)
 {
-    struct message *message = mailbox_take(mailbox);
     while (message != NULL) {
         struct message *next = message->next;
         message_free(message);
         message = next;
     }
+}
+
+void mailbox_fini(struct mailbox *mailbox)
+{
+    free_all(mailbox_take(mailbox));
+    mailbox_collect(mailbox);
     sys->close(mailbox->fd);
+}
+
+/* True: the stack was empty. */
+static bool push(_Atomic(struct message *) *stack, struct message *message)
+{
+    struct message *newest = atomic_load_explicit(stack, memory_order_relaxed);
+    do
+        message->next = newest;
+    while (!atomic_compare_exchange_weak_explicit(stack, &newest, message, memory_order_release,
+                                                  memory_order_relaxed));
+    return newest == NULL;
+}
+
+static struct message *pop_all(_Atomic(struct message *) *stack)
+{
+    if (atomic_load_explicit(stack, memory_order_relaxed) == NULL)
+        return NULL;
+    return atomic_exchange_explicit(stack, NULL, memory_order_acquire);
 }
 
 void mailbox_put_take(struct mailbox *mailbox, struct message *message)
 {
-    struct message *newest = atomic_load_explicit(&mailbox->newest, memory_order_relaxed);
-    do
-        message->next = newest;
-    while (!atomic_compare_exchange_weak_explicit(&mailbox->newest, &newest, message,
-                                                  memory_order_release, memory_order_relaxed));
-    if (newest == NULL) {
+    if (push(&mailbox->newest, message)) {
         const uint64_t one = 1;
         (void)!sys->write(mailbox->fd, &one, sizeof(one)); /* full = it is ringing already */
     }
@@ -41,11 +60,7 @@ void mailbox_put_take(struct mailbox *mailbox, struct message *message)
 
 struct message *mailbox_take(struct mailbox *mailbox)
 {
-    if (atomic_load_explicit(&mailbox->newest, memory_order_relaxed) == NULL)
-        return NULL;
-    struct message *newest =
-        atomic_exchange_explicit(&mailbox->newest, NULL, memory_order_acquire);
-    struct message *oldest = NULL;
+    struct message *newest = pop_all(&mailbox->newest), *oldest = NULL;
     while (newest != NULL) {
         struct message *next = newest->next;
         newest->next = oldest;
@@ -53,6 +68,16 @@ struct message *mailbox_take(struct mailbox *mailbox)
         newest = next;
     }
     return oldest;
+}
+
+void mailbox_return_take(struct mailbox *mailbox, struct message *message)
+{
+    (void)push(&mailbox->returned, message);
+}
+
+void mailbox_collect(struct mailbox *mailbox)
+{
+    free_all(pop_all(&mailbox->returned));
 }
 
 void mailbox_clear(struct mailbox *mailbox)

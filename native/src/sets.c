@@ -57,13 +57,13 @@ struct dp_endpoints *sets_get(const struct sets *sets, uint32_t id)
     return find((struct sets *)sets, id)->set;
 }
 
-int sets_swap(struct sets *sets, uint32_t id, struct dp_endpoints *set)
+int sets_swap(struct sets *sets, uint32_t id, struct dp_endpoints **set)
 {
     struct slot *slot = find(sets, id);
     if (slot->set == NULL)
         return -ENOENT;
-    endpoints_ref(set);
-    endpoints_unref(slot->set);
-    slot->set = set;
+    struct dp_endpoints *earlier = slot->set;
+    slot->set = *set;
+    *set = earlier;
     return 0;
 }

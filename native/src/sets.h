@@ -12,7 +12,7 @@ DP_MUST_CHECK int sets_new(const struct dp_snapshot *snap, struct sets **ret);
 void sets_free(struct sets *sets);               /* accepts NULL */
 /* Borrowed until the set is swapped or the table freed; NULL = no such set. */
 struct dp_endpoints *sets_get(const struct sets *sets, uint32_t id);
-/* Counts a reference on set and drops the one on the earlier version. -ENOENT */
-DP_MUST_CHECK int sets_swap(struct sets *sets, uint32_t id, struct dp_endpoints *set);
+/* Takes *set with its reference, and gives the earlier version with its own for it. -ENOENT */
+DP_MUST_CHECK int sets_swap(struct sets *sets, uint32_t id, struct dp_endpoints **set);
 
 #endif

@@ -187,12 +187,12 @@ static void take_snapshot(struct worker *worker, struct message *message)
 {
     struct stream_env *env = &worker->env;
     bool first = env->snapshot == NULL;
-    snapshot_unref(env->snapshot);
-    sets_free(env->sets);
+    const struct dp_snapshot *snapshot = env->snapshot;
+    struct sets *sets = env->sets;
     env->snapshot = message->snapshot;
     env->sets = message->sets;
-    message->snapshot = NULL;
-    message->sets = NULL;
+    message->snapshot = snapshot;
+    message->sets = sets;
     stats_add(env->stats, STAT_SNAPSHOTS_TAKEN, 1);
     if (!first)
         start_walk(worker, &worker->review);
@@ -219,7 +219,7 @@ static void take_message(struct worker *worker, struct message *message)
         take_snapshot(worker, message);
         break;
     case MESSAGE_SET: {
-        int r = sets_swap(env->sets, message->set, message->endpoints);
+        int r = sets_swap(env->sets, message->set, &message->endpoints);
         assert(r == 0); /* the publisher checked it against the same snapshot */
         stats_add(env->stats, STAT_SETS_TAKEN, 1);
         break;
@@ -236,8 +236,6 @@ static void take_message(struct worker *worker, struct message *message)
         worker->stopping = true;
         break;
     }
-    if (message->sequence > 0)
-        atomic_store_explicit(&worker->applied, message->sequence, memory_order_release);
 }
 
 static void take_mail(struct worker *worker)
@@ -245,8 +243,12 @@ static void take_mail(struct worker *worker)
     struct message *message = mailbox_take(&worker->mailbox);
     while (message != NULL) {
         struct message *next = message->next;
+        uint64_t sequence = message->sequence;
         take_message(worker, message);
-        message_free(message);
+        /* What it replaced takes long to free: that is not for a thread that others wait for. */
+        mailbox_return_take(&worker->mailbox, message);
+        if (sequence > 0)
+            atomic_store_explicit(&worker->applied, sequence, memory_order_release);
         message = next;
     }
 }
@@ -472,6 +474,11 @@ void worker_join(struct worker *worker)
 void worker_put_take(struct worker *worker, struct message *message)
 {
     mailbox_put_take(&worker->mailbox, message);
+}
+
+void worker_collect(struct worker *worker)
+{
+    mailbox_collect(&worker->mailbox);
 }
 
 uint64_t worker_applied(const struct worker *worker)

@@ -23,6 +23,7 @@ void worker_join(struct worker *worker);      /* after MESSAGE_STOP; not started
 
 /* Any thread. */
 void worker_put_take(struct worker *worker, struct message *message);
+void worker_collect(struct worker *worker);   /* frees what the messages that it took replaced */
 uint64_t worker_applied(const struct worker *worker); /* sequence of the last publish it runs */
 const struct stats *worker_stats(const struct worker *worker);
 struct event_ring *worker_events(struct worker *worker);

@@ -926,6 +926,26 @@ static void stream_lives_through_publishes(void)
     pair_fini(p);
 }
 
+/* That would keep streams waiting: what a snapshot replaced is put away until it is collected. */
+static void workers_free_no_snapshot(void)
+{
+    struct pair *p = &pair;
+    pair_init(p);
+    pair_start(p);
+    dp_engine_collect(p->a.engine);
+    dp_engine_collect(p->b.engine);
+    uint32_t alive = snapshot_alive();
+    CHECK_INT(site_publish(&p->a), 0);
+    CHECK_INT(snapshot_alive(), alive + 1);
+    dp_engine_collect(p->a.engine);
+    CHECK_INT(snapshot_alive(), alive);
+    CHECK_INT(site_publish(&p->a), 0);
+    CHECK_INT(site_publish_set(&p->a, SITE_OUTBOUND), 0); /* collects too */
+    CHECK_INT(snapshot_alive(), alive);
+    pair_fini(p);
+    CHECK_INT(snapshot_alive(), alive - 2);
+}
+
 static void expect_closed(struct pair *p, struct site *site, uint16_t reason)
 {
     CHECK(site_was_reset(p->client));
@@ -1277,7 +1297,7 @@ SITE_TEST_MAIN(TEST(local_stream), TEST(mesh_stream), TEST(mesh_resumes), TEST(s
           TEST(agent_stream), TEST(forged_header), TEST(agent_of_no_host),
           TEST(own_leaf_of_another_site), TEST(bad_header),
           TEST(garbage_instead_of_a_handshake), TEST(agent_endpoint),
-          TEST(stream_lives_through_publishes), TEST(publish_withdraws_locally),
+          TEST(stream_lives_through_publishes), TEST(workers_free_no_snapshot), TEST(publish_withdraws_locally),
           TEST(publish_revokes_and_expires), TEST(publish_limits), TEST(too_many_snapshots),
           TEST(resets_pass_through), TEST(timeouts), TEST(updates), TEST(drain),
           TEST(stop_closes_everything), TEST(two_workers_under_publishes),

@@ -102,10 +102,11 @@ static void sets_by_id(void)
     }
     CHECK(sets_get(sets, 1) == NULL);
     struct dp_endpoints *other = new_set();
-    CHECK_INT(sets_swap(sets, 1, other), -ENOENT);
-    CHECK_INT(sets_swap(sets, 1024, other), 0);
-    CHECK(sets_get(sets, 1024) == other);
-    dp_endpoints_free(other); /* the table has its own reference */
+    struct dp_endpoints *given = other, *earlier = sets_get(sets, 1024);
+    CHECK_INT(sets_swap(sets, 1, &given), -ENOENT);
+    CHECK_INT(sets_swap(sets, 1024, &given), 0);
+    CHECK(sets_get(sets, 1024) == other && given == earlier);
+    dp_endpoints_free(given); /* the table's reference on it; the snapshot has another */
     sets_free(sets);
     dp_snapshot_free(snap);
 }
