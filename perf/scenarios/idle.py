@@ -19,7 +19,6 @@ from perf.scenarios.l4_mtls import PEERS
 STREAMS = 4_000
 WARM = 1_000  # held before, and let go: what is allocated once is there then
 BUFFER_BYTES = 16_384
-ROUNDS_MAX = 3  # it varies by less than a hundredth
 KIB = 1024
 
 
@@ -44,13 +43,12 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
 async def _idle(bench: Bench, profile: Profile) -> Result:
     rounds: dict[str, list[dict[str, float]]] = {}
     draw = random.Random(bench.options.seed)
-    count = min(bench.options.rounds, ROUNDS_MAX)
-    for number in range(count):
+    for number in range(bench.options.slow_rounds):
         starts = list(bench.wanted(PEERS).items())
         draw.shuffle(starts)
         for name, start in starts:
             task = bench.task(Wiring.PAIR, profile, buffer_bytes=BUFFER_BYTES)
             async with start(task) as contestant:
                 rounds.setdefault(name, []).append(await _each(contestant))
-        bench.say(f"  idle, {profile}: round {number + 1} of {count}")
+        bench.say(f"  idle, {profile}: round {number + 1} of {bench.options.slow_rounds}")
     return Result("idle", profile, rounds, notes={"streams": STREAMS})
