@@ -151,26 +151,31 @@ TextOf = Callable[[Task, str], str]
 
 
 @pytest.mark.parametrize(
-    ("text_of", "identity", "log"),
+    ("text_of", "more"),
     [
-        (lambda task, hop: haproxy.config(task, hop, False), "ssl_c_s_dn(cn)", "log stdout"),
-        (nginx.config, f'"CN={CLIENT_NAME}"', "-access.log"),
-        (lambda t, hop: json.dumps(envoy.config(t, hop)), f"a.bench/{CLIENT_PATH}", "-access.log"),
+        (lambda t, h: haproxy.config(t, h, False), ("ssl_c_s_dn(cn)", "log stdout", "prometheus")),
+        (nginx.config, (f'"CN={CLIENT_NAME}"', "-access.log", "stub_status")),
+        (nginx.http_config, (f'"CN={CLIENT_NAME}"', "-access.log", "stub_status")),
+        (
+            lambda t, h: json.dumps(envoy.config(t, h)),
+            (f"a.bench/{CLIENT_PATH}", "-access.log", '"admin"'),
+        ),
     ],
-    ids=["haproxy", "nginx", "envoy"],
+    ids=["haproxy", "nginx", "nginx-http", "envoy"],
 )
-def test_mesh_profile_adds_identity_and_log_and_no_more(
-    task: Callable[[Wiring, Profile], Task], text_of: TextOf, identity: str, log: str
+def test_mesh_profile_adds_identity_log_and_metrics(
+    task: Callable[[Wiring, Profile], Task], text_of: TextOf, more: tuple[str, ...]
 ) -> None:
     given = task(Wiring.PAIR, Profile.MESH)
     bare, mesh = (text_of(replace(given, profile=each), "b") for each in Profile)
-    assert identity in mesh
-    assert log in mesh
-    assert identity not in bare
-    assert log not in bare
+    for each in (*more, "/b.metrics"):
+        assert each in mesh
+        assert each not in bare
 
 
-@pytest.mark.parametrize("text_of", [lambda t, h: haproxy.config(t, h, False), nginx.config])
+@pytest.mark.parametrize(
+    "text_of", [lambda t, h: haproxy.config(t, h, False), nginx.config, nginx.http_config]
+)
 def test_pair_asks_for_certificates_on_both_sides(
     task: Callable[[Wiring, Profile], Task], text_of: TextOf
 ) -> None:
