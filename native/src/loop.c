@@ -20,6 +20,7 @@ struct loop {
     struct work now, next;             /* now: what may run in this turn, with what it left over */
     uint32_t queued;                   /* in both */
     uint32_t busy;                     /* sources of this turn */
+    int64_t now_ms;                    /* when it began to run them */
     struct epoll_event ready[BATCH];   /* of this turn; data.ptr is NULL once removed */
     int ready_at, ready_count;
 };
@@ -37,10 +38,11 @@ int loop_new(struct loop **ret)
         return -ENOMEM;
     work_init(&loop->now);
     work_init(&loop->next);
+    loop->now_ms = clock_ms();
     int r = loop->epoll_fd = sys->epoll_create();
     if (r < 0)
         goto err_free;
-    r = timers_new(clock_ms(), &loop->timers);
+    r = timers_new(loop->now_ms, &loop->timers);
     if (r < 0)
         goto err_close;
     *ret = loop;
@@ -143,6 +145,11 @@ static int wait_ms(const struct loop *loop, int wait_ms_max)
     return wait_ms_max >= 0 && wait_ms_max < left_ms ? wait_ms_max : (int)left_ms;
 }
 
+int64_t loop_now_ms(const struct loop *loop)
+{
+    return loop->now_ms;
+}
+
 uint32_t loop_busy(const struct loop *loop)
 {
     return loop->busy;
@@ -167,6 +174,7 @@ int loop_turn(struct loop *loop, int wait_ms_max)
         n = 0;
     if (n < 0)
         return n;
+    loop->now_ms = clock_ms();
     uint32_t work = take_work(loop);
     loop->ready_at = 0;
     loop->ready_count = n;
@@ -184,6 +192,6 @@ int loop_turn(struct loop *loop, int wait_ms_max)
             source->fn(source, events_of(event->events));
     }
     loop->ready_at = loop->ready_count = 0;
-    timers_run(loop->timers, clock_ms());
+    timers_run(loop->timers, loop->now_ms); /* due since: the next wait is none */
     return n;
 }

@@ -28,6 +28,8 @@ DP_MUST_CHECK int loop_add(struct loop *loop, struct loop_source *source, bool l
 void loop_remove(struct loop *loop, struct loop_source *source);
 void loop_requeue(struct loop *loop, struct loop_source *source); /* fn(source, 0) next turn */
 struct timers *loop_timers(struct loop *loop);
+/* When this turn's readiness was known: one reading of the clock for all that runs in it. */
+int64_t loop_now_ms(const struct loop *loop);
 /* How many sources run in this turn. */
 uint32_t loop_busy(const struct loop *loop);
 /* One turn: wait until readiness, a timer or work (wait_ms_max bounds it; negative = no bound),

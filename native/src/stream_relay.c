@@ -22,7 +22,7 @@ static int run_pump(struct stream *s, struct pump *pump)
     if (pump->bytes != before) {
         uint64_t moved = pump->bytes - before;
         stats_add(env->stats, pump == &s->to_up ? STAT_BYTES_UP : STAT_BYTES_DOWN, (int64_t)moved);
-        s->active_ms = env->moved_ms = clock_ms();
+        s->active_ms = env->moved_ms = loop_now_ms(env->loop);
         if (moved <= RELAY_FEW)
             env->few_ms = env->moved_ms;
     }

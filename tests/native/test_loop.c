@@ -235,6 +235,44 @@ static void a_timer_ends_the_wait(void)
     loop_free(loop);
 }
 
+struct late {
+    struct loop_source source;   /* work that takes a second */
+    struct loop *loop;
+    int64_t before_ms, after_ms;
+};
+
+static void take_a_second(struct loop_source *source, unsigned events)
+{
+    struct late *late = (struct late *)((char *)source - offsetof(struct late, source));
+    (void)events;
+    late->before_ms = loop_now_ms(late->loop);
+    clock_test_advance(UINT64_C(1000000000));
+    late->after_ms = loop_now_ms(late->loop);
+}
+
+/* One time for a turn; a timer that came due in it does not wait for anything in the next. */
+static void the_time_of_a_turn_is_one(void)
+{
+    struct timer timer = {.fn = fire};
+    struct late late = {.source = {.fn = take_a_second, .fd = -1}};
+    clock_test_set(UINT64_C(5000000000), 0);
+    REQUIRE_INT(loop_new(&late.loop), 0);
+    CHECK_INT(loop_now_ms(late.loop), 5000);
+    fired = 0;
+    timer_arm(loop_timers(late.loop), &timer, 5500);
+    clock_test_advance(1000000);
+    loop_requeue(late.loop, &late.source);
+    CHECK_INT(loop_turn(late.loop, -1), 0);
+    CHECK_INT(late.before_ms, 5001);
+    CHECK_INT(late.after_ms, 5001);
+    CHECK_INT(fired, 0);
+    CHECK_INT(loop_turn(late.loop, -1), 0);
+    CHECK_INT(fired, 1);
+    CHECK_INT(loop_now_ms(late.loop), 6001);
+    loop_free(late.loop);
+    clock_test_reset();
+}
+
 static int failing_wait(int epoll_fd, struct epoll_event *events, int count, int timeout_ms)
 {
     (void)epoll_fd, (void)events, (void)count, (void)timeout_ms;
@@ -265,5 +303,5 @@ TEST_MAIN(TEST(edges_of_a_socket), TEST(a_level_source_is_told_until_it_is_read)
           TEST(a_source_removed_in_its_turn_is_not_called), TEST(work_runs_next_turn_in_order),
           TEST(what_waits_for_a_share_comes_before_fresh_events),
           TEST(removed_by_work_it_is_not_called), TEST(much_work_is_spread_over_turns),
-          TEST(a_timer_ends_the_wait),
+          TEST(a_timer_ends_the_wait), TEST(the_time_of_a_turn_is_one),
           TEST(an_error_of_the_kernel_comes_out))
