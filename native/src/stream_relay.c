@@ -23,6 +23,7 @@ static int run_pump(struct stream *s, struct pump *pump)
         uint64_t moved = pump->bytes - before;
         stats_add(env->stats, pump == &s->to_up ? STAT_BYTES_UP : STAT_BYTES_DOWN, (int64_t)moved);
         s->active_ms = env->moved_ms = loop_now_ms(env->loop);
+        env->moved_beside += brief ? moved : 0;
         if (moved <= RELAY_FEW)
             env->few_ms = env->moved_ms;
     }

@@ -3,6 +3,7 @@
 #include "sys.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -108,6 +109,11 @@ static int sys_close(int fd)
     return RESULT(close(fd));
 }
 
+static int sys_close_range(unsigned first, unsigned last, unsigned flags)
+{
+    return RESULT(close_range(first, last, (int)flags));
+}
+
 static int sys_pipe(int ret_fds[2])
 {
     return RESULT(pipe2(ret_fds, O_NONBLOCK | O_CLOEXEC));
@@ -148,6 +154,11 @@ static ssize_t sys_getrandom(void *buf, size_t len)
     return RESULT(getrandom(buf, len, 0));
 }
 
+static void sys_yield(void)
+{
+    sched_yield();
+}
+
 const struct sys_table sys_real = {
     .socket = sys_socket,
     .bind = sys_bind,
@@ -168,6 +179,7 @@ const struct sys_table sys_real = {
     .dup = sys_dup,
     .open = sys_open,
     .close = sys_close,
+    .close_range = sys_close_range,
     .pipe = sys_pipe,
     .pipe_size = sys_pipe_size,
     .pipe_set_size = sys_pipe_set_size,
@@ -176,6 +188,7 @@ const struct sys_table sys_real = {
     .epoll_ctl = sys_epoll_ctl,
     .epoll_wait = sys_epoll_wait,
     .getrandom = sys_getrandom,
+    .yield = sys_yield,
 };
 
 const struct sys_table *sys = &sys_real;

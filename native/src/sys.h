@@ -29,6 +29,7 @@ struct sys_table {
     int (*dup)(int fd);                      /* close-on-exec */
     int (*open)(const char *path);           /* to read; close-on-exec */
     int (*close)(int fd);
+    int (*close_range)(unsigned first, unsigned last, unsigned flags);
     int (*pipe)(int ret_fds[2]);             /* non-blocking, close-on-exec */
     int (*pipe_size)(int fd);
     int (*pipe_set_size)(int fd, int bytes); /* returns the size it became */
@@ -37,6 +38,7 @@ struct sys_table {
     int (*epoll_ctl)(int epoll_fd, int op, int fd, struct epoll_event *event);
     int (*epoll_wait)(int epoll_fd, struct epoll_event *events, int count, int timeout_ms);
     ssize_t (*getrandom)(void *buf, size_t len);
+    void (*yield)(void);                     /* the processor, to whoever waits for it */
 };
 
 extern const struct sys_table sys_real;

@@ -15,6 +15,7 @@
 
 #include "clock.h"
 #include "ejection.h"
+#include "files.h"
 #include "record_user.h"
 #include "stream.h"
 #include "sys.h"
@@ -24,6 +25,7 @@ enum {
     ACCEPTS_PER_TURN = 64,       /* a listener */
     ACCEPT_PAUSE_MS = 100,       /* after the kernel had no descriptor or memory for one */
     SLICE_NS = 200 * 1000,
+    GIVE_WAY_BYTES = 64 * 1024, GIVE_WAY_NS = 150 * 1000,
     WALK_SLICE = 256,            /* streams looked at in a turn */
     CHAINS_MAX = 2048,           /* peers remembered: 15 MiB a worker, once so many came */
     LARGE_BUFFERS_MAX = 256,     /* 64 MiB a worker, touched only if that many ends are slow */
@@ -48,7 +50,11 @@ struct worker {
     struct timer update_timer, drain_timer;
     struct listener listeners[WORKER_LISTENERS_MAX];
     uint32_t listener_count;
+    int event_fd;                /* borrowed from the engine */
     pthread_t thread;
+    pthread_barrier_t starting;  /* met twice: whoever starts it lets go of its descriptors between */
+    bool files_are_own;          /* the thread's */
+    uint64_t gave_way_ns;
     bool started, draining, stopping;
     DP_ALIGN_CACHE atomic_uint_fast64_t applied;
 };
@@ -268,10 +274,70 @@ static void ask_for_short_slices(void)
     (void)!syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
+/* A worker with bulk to move may never sleep, and the kernel looks at its slice only when its clock
+ * ticks, up to 10 ms apart: so long would others on the processor, as the next worker on a request's
+ * way, wait with bytes in hand. So where few bytes go beside bulk it offers them its place; alone
+ * there it goes on at once. */
+static void give_way(struct worker *worker)
+{
+    if (worker->env.moved_beside < GIVE_WAY_BYTES)
+        return;
+    worker->env.moved_beside = 0;
+    if (clock_ns() - worker->gave_way_ns < GIVE_WAY_NS)
+        return;
+    sys->yield();
+    worker->gave_way_ns = clock_ns();
+}
+
+/* The descriptors that only the thread uses: listeners and pipes. NULL = they are only counted. */
+static size_t list_files(const struct worker *worker, int *ret)
+{
+    size_t count = 0;
+    struct pipe_pair pipe;
+    for (uint32_t i = 0; i < worker->listener_count; i++, count++)
+        if (ret != NULL)
+            ret[count] = worker->listeners[i].source.fd;
+    for (uint32_t i = 0; pipes_at(worker->env.relay.pipes, i, &pipe); i++, count += 2)
+        if (ret != NULL) {
+            ret[count] = pipe.read_fd;
+            ret[count + 1] = pipe.write_fd;
+        }
+    return count;
+}
+
+/* By the thread, before it does anything: it goes on with these and those that others use too. */
+static bool own_files(const struct worker *worker)
+{
+    const int common[] = {loop_fd(worker->env.loop), worker->mailbox.fd, worker->event_fd};
+    size_t count = list_files(worker, NULL);
+    int *kept = calloc(count + DP_COUNT(common), sizeof(*kept));
+    if (kept == NULL)
+        return false;
+    memcpy(kept + list_files(worker, kept), common, sizeof(common));
+    int r = files_own(kept, count + DP_COUNT(common));
+    free(kept);
+    return r == 0;
+}
+
+/* By who started the thread: what is its own now is to end with it. */
+static void let_go_of_files(const struct worker *worker)
+{
+    struct pipe_pair pipe;
+    for (uint32_t i = 0; i < worker->listener_count; i++)
+        sys->close(worker->listeners[i].source.fd);
+    for (uint32_t i = 0; pipes_at(worker->env.relay.pipes, i, &pipe); i++) {
+        sys->close(pipe.read_fd);
+        sys->close(pipe.write_fd);
+    }
+}
+
 static void *thread_main(void *arg)
 {
     struct worker *worker = arg;
     struct stream_env *env = &worker->env;
+    worker->files_are_own = own_files(worker);
+    pthread_barrier_wait(&worker->starting);
+    pthread_barrier_wait(&worker->starting);
     tls_thread_init();
     char name[16];
     snprintf(name, sizeof(name), "dp-worker-%u", env->worker);
@@ -286,11 +352,14 @@ static void *thread_main(void *arg)
         assert(r >= 0); /* epoll_wait fails for our bugs only */
         take_mail(worker);
         stream_free_dead(env);
+        give_way(worker);
     }
     close_listeners(worker);
     kill_all(worker, "the data plane stops");
     stream_free_dead(env);
     ejection_cancel_all(env);
+    pipes_free(env->relay.pipes);
+    env->relay.pipes = NULL;
     return NULL;
 }
 
@@ -373,6 +442,7 @@ int worker_new(const dp_config *config, uint16_t number, struct tls_context *tls
     worker->walker = (struct loop_source){.fn = on_walk, .fd = -1};
     worker->update_timer.fn = on_update;
     worker->drain_timer.fn = on_drain_deadline;
+    worker->event_fd = event_fd;
     r = loop_add(worker->env.loop, &worker->mail, true);
     if (r < 0)
         goto err_mailbox;
@@ -453,6 +523,7 @@ int worker_start(struct worker *worker)
     if (r == 0)
         r = pthread_sigmask(SIG_SETMASK, &all, &before);
     if (r == 0) {
+        pthread_barrier_init(&worker->starting, NULL, 2);
         r = pthread_create(&worker->thread, &attr, thread_main, worker);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
@@ -460,6 +531,10 @@ int worker_start(struct worker *worker)
     if (r != 0)
         return -r;
     worker->started = true;
+    pthread_barrier_wait(&worker->starting);
+    if (worker->files_are_own)
+        let_go_of_files(worker);
+    pthread_barrier_wait(&worker->starting);
     return 0;
 }
 
@@ -468,6 +543,7 @@ void worker_join(struct worker *worker)
     if (!worker->started)
         return;
     pthread_join(worker->thread, NULL);
+    pthread_barrier_destroy(&worker->starting);
     worker->started = false;
 }
 
