@@ -125,7 +125,7 @@ async def test_connections_are_limited_and_silent_ones_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(metrics_module, "CONNECTIONS_MAX", 1)
-    monkeypatch.setattr(metrics_module, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(metrics_module, "TIMEOUT_S", 1.5)  # enough for the second to come
     metrics = Metrics(numbers)
     port = await metrics.serve(["127.0.0.1"], 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
