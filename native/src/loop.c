@@ -64,6 +64,11 @@ void loop_free(struct loop *loop)
     free(loop);
 }
 
+int loop_fd(const struct loop *loop)
+{
+    return loop->epoll_fd;
+}
+
 struct timers *loop_timers(struct loop *loop)
 {
     return loop->timers;

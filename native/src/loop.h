@@ -27,6 +27,7 @@ DP_MUST_CHECK int loop_add(struct loop *loop, struct loop_source *source, bool l
  * closed; a source that was not added is only taken off the work list. */
 void loop_remove(struct loop *loop, struct loop_source *source);
 void loop_requeue(struct loop *loop, struct loop_source *source); /* fn(source, 0) next turn */
+int loop_fd(const struct loop *loop); /* its epoll's */
 struct timers *loop_timers(struct loop *loop);
 /* When this turn's readiness was known: one reading of the clock for all that runs in it. */
 int64_t loop_now_ms(const struct loop *loop);

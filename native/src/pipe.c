@@ -129,6 +129,14 @@ static int make_own(struct pipes *pipes, struct pipe_pair *ret)
     return 0;
 }
 
+bool pipes_at(const struct pipes *pipes, uint32_t number, struct pipe_pair *ret)
+{
+    if (number >= pipes->free_count)
+        return false;
+    *ret = pipes->free[number];
+    return true;
+}
+
 int pipes_get(struct pipes *pipes, struct pipe_pair *ret)
 {
     if (pipes->free_count == 0)

@@ -12,6 +12,8 @@ struct pipe_pair { int read_fd, write_fd; uint32_t size; /* bytes it holds */ };
 struct pipes;
 DP_MUST_CHECK int pipes_new(uint32_t own_max, struct pipes **ret);
 void pipes_free(struct pipes *pipes);         /* closes all */
+/* Both ends of the number-th pipe that is free. False: there are fewer. */
+bool pipes_at(const struct pipes *pipes, uint32_t number, struct pipe_pair *ret);
 /* What a predecessor left in it is thrown away, so no two processes may hold the same pipe.
  * -EINVAL: not a pipe, or too small. */
 DP_MUST_CHECK int pipes_add_take(struct pipes *pipes, int read_fd, int write_fd);

@@ -1,5 +1,7 @@
 /* test_worker.c: what a worker stands on: the mailbox's order between threads, the table of sets,
  * and listeners when the kernel has no descriptor left. */
+#define _GNU_SOURCE
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -145,5 +147,47 @@ static void accept_survives_a_full_table(void)
     sys = &sys_real;
 }
 
+static int no_close_range(unsigned first, unsigned last, unsigned flags)
+{
+    (void)first, (void)last, (void)flags;
+    return -ENOSYS;
+}
+
+/* A worker serves with its own descriptors, and keeps nobody else's open. */
+static void serves_and_lets_go(void)
+{
+    static struct site site;
+    uint16_t port;
+    int pipe[2];
+    char byte;
+    REQUIRE_INT(pipe2(pipe, O_NONBLOCK | O_CLOEXEC), 0);
+    site_init(&site, "a.test", 1);
+    int service = site_listen(&port);
+    site_add_plain(&site.outbound, port);
+    site_start(&site);
+    int client = site_connect(&site, "127.0.1.1");
+    int accepted = site_accept(service);
+    CHECK(accepted >= 0 && site_echo(client, accepted));
+    close(pipe[1]);
+    CHECK_INT(read(pipe[0], &byte, 1), 0);
+    close(pipe[0]);
+    close(client);
+    close(accepted);
+    close(service);
+    site_fini(&site);
+}
+
+/* Where the kernel gives no table of its own, the process's serves as well. */
+static void serves_with_a_shared_table(void)
+{
+    static struct sys_table table;
+    table = sys_real;
+    table.close_range = no_close_range;
+    sys = &table;
+    serves_and_lets_go();
+    sys = &sys_real;
+}
+
 TEST_MAIN(TEST(mailbox_keeps_order), TEST(mailbox_frees_what_nobody_took), TEST(sets_by_id),
-          TEST(accept_survives_a_full_table))
+          TEST(accept_survives_a_full_table), TEST(serves_and_lets_go),
+          TEST(serves_with_a_shared_table))

@@ -23,6 +23,7 @@ C_LAYERS = (
         "lru",
         "pool",
         "pipe",
+        "files",
         "timer",
         "stats",
         "strangers",
