@@ -33,7 +33,7 @@ log = logging.getLogger("dataplane")
 CAP_NET_RAW = 13
 STATS_SECONDS = 1.0
 DRAIN_POLL_SECONDS = 0.05
-EVENTS_SECONDS = 0.02  # what happens within a moment is read at once, for one wake-up
+EVENTS_SECONDS = 0.05  # what happens within a moment is read at once, for one wake-up
 FLUSH_SECONDS = 1.0
 NICE = 5  # of all threads but the workers, so that a publish delays no user's byte
 
@@ -203,11 +203,11 @@ class Process:
         asyncio.get_running_loop().add_reader(self._engine.event_fd, self._on_events)
 
     def _on_events(self) -> None:
-        # Once a moment: the descriptor stays readable while there is more.
+        # All there is, once a moment.
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._engine.event_fd)
         self._moment = loop.call_later(EVENTS_SECONDS, self._watch_events)
-        if records := self._engine.read_events():
+        while records := self._engine.read_events():
             self._feed.put_events(records)
 
     def _on_terminate(self) -> None:
