@@ -53,6 +53,12 @@ struct pump {                    /* zeroed, then source and target set */
     bool finished;               /* target has its end */
 };
 
+/* A request or a reply, by its size; the last bytes of a bulky direction's batch are none. */
+static inline bool relay_is_few(const struct pump *pump, uint64_t moved)
+{
+    return moved <= RELAY_FEW && !pump->splicing;
+}
+
 /* Moves bytes until source is drained, target is full or the turn's budget is spent. hangup: a
  * hang-up of source was announced, so a short read does not mean that it is drained. PUMP_AGAIN =
  * call again next turn; PUMP_WAIT = on readiness; PUMP_DONE = source's end has been passed on.

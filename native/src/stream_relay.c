@@ -24,7 +24,7 @@ static int run_pump(struct stream *s, struct pump *pump)
         stats_add(env->stats, pump == &s->to_up ? STAT_BYTES_UP : STAT_BYTES_DOWN, (int64_t)moved);
         s->active_ms = env->moved_ms = loop_now_ms(env->loop);
         env->moved_beside += brief ? moved : 0;
-        if (moved <= RELAY_FEW)
+        if (relay_is_few(pump, moved))
             env->few_ms = env->moved_ms;
     }
     if (r == PUMP_AGAIN)

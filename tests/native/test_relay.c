@@ -390,6 +390,15 @@ static void a_share(void)
     CHECK_INT(relay_share(UINT32_MAX, true), RELAY_TURN_MIN);
 }
 
+static void the_end_of_a_batch_is_no_request(void)
+{
+    struct pump pump = {.splicing = false};
+    CHECK(relay_is_few(&pump, 1) && relay_is_few(&pump, RELAY_FEW));
+    CHECK(!relay_is_few(&pump, RELAY_FEW + 1));
+    pump.splicing = true;
+    CHECK(!relay_is_few(&pump, 1));
+}
+
 /* A smaller turn, for being one of many: by read as by splice, and nothing is left behind. */
 static void a_small_share_is_kept(void)
 {
@@ -528,7 +537,8 @@ static void sim_uncounted(void) { simulated(bytes_of_ours_are_not_payload); }
 TEST_MAIN({"all_bytes_in_order", sim_order}, {"errors_at_any_moment", sim_errors},
           {"truncation_is_no_end", sim_truncation},
           {"nothing_is_read_while_the_target_is_full", sim_back_pressure},
-          {"a_turn_is_bounded", sim_turn}, TEST(a_share), {"a_small_share_is_kept", sim_share},
+          {"a_turn_is_bounded", sim_turn}, TEST(a_share), TEST(the_end_of_a_batch_is_no_request),
+          {"a_small_share_is_kept", sim_share},
           {"records_that_wait_inside_are_read", sim_records},
           {"splice_ends_when_the_bulk_does", sim_small},
           {"bytes_of_ours_are_not_payload", sim_uncounted},
