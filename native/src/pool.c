@@ -117,6 +117,18 @@ void *pool_at(const struct pool *pool, uint32_t i)
     return pool->slots + i * pool->stride;
 }
 
+uint32_t pool_next(const struct pool *pool, uint32_t i)
+{
+    assert(i <= pool->count);
+    while (i < pool->count) {
+        uint64_t rest = pool->in_use[i / 64] >> (i % 64);
+        if (rest != 0)
+            return i + (uint32_t)__builtin_ctzll(rest);
+        i = (i / 64 + 1) * 64;
+    }
+    return pool->count;
+}
+
 uint32_t pool_count(const struct pool *pool)
 {
     return pool->count;

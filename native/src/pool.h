@@ -14,6 +14,8 @@ void pool_put(struct pool *pool, void *object);
 uint32_t pool_used(const struct pool *pool);
 /* The i-th slot if it is in use, else NULL; for walks over all. */
 void *pool_at(const struct pool *pool, uint32_t i);
+/* The first slot in use from the i-th on, i at most pool_count; pool_count = none is. */
+uint32_t pool_next(const struct pool *pool, uint32_t i);
 uint32_t pool_count(const struct pool *pool);
 
 #endif

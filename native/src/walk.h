@@ -23,4 +23,12 @@ static inline bool walk_next(struct walk *walk, uint32_t count, uint32_t *ret_sl
     return true;
 }
 
+/* Passes over so many slots more, or what is left of the round. */
+static inline void walk_skip(struct walk *walk, uint32_t count, uint32_t slots)
+{
+    uint32_t skipped = slots < walk->left ? slots : walk->left;
+    walk->left -= skipped;
+    walk->at = (walk->at + skipped) % count;
+}
+
 #endif

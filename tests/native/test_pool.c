@@ -54,4 +54,26 @@ static void refuses_what_cannot_be(void)
     pool_free(NULL);
 }
 
-TEST_MAIN(TEST(a_full_pool_says_so), TEST(objects_are_zeroed_again), TEST(refuses_what_cannot_be))
+static void slots_in_use_are_found(void)
+{
+    struct pool *pool;
+    void *objects[COUNT];
+    static const bool stays[COUNT] = {[0] = true, [63] = true, [64] = true, [100] = true};
+    REQUIRE_INT(pool_new(100, COUNT, &pool), 0);
+    CHECK_INT(pool_next(pool, 0), COUNT);
+    for (unsigned i = 0; i < COUNT; i++)
+        objects[i] = pool_get(pool);
+    CHECK_INT(pool_next(pool, COUNT - 1), COUNT - 1);
+    for (unsigned i = 0; i < COUNT; i++)
+        if (!stays[i])
+            pool_put(pool, objects[i]);
+    for (unsigned i = 0, next = 0; i <= COUNT; i++) {
+        for (next = i; next < COUNT && !stays[next];)
+            next++;
+        CHECK_INT(pool_next(pool, i), next);
+    }
+    pool_free(pool);
+}
+
+TEST_MAIN(TEST(a_full_pool_says_so), TEST(objects_are_zeroed_again),
+          TEST(refuses_what_cannot_be), TEST(slots_in_use_are_found))

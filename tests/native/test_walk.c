@@ -51,5 +51,25 @@ static void a_round_is_whole_wherever_it_starts(void)
         CHECK_INT(seen[i], 1);
 }
 
+/* What is skipped counts as passed, no more than the round, also over the end of the slots. */
+static void skipped_slots_are_passed(void)
+{
+    struct walk walk = {0};
+    uint32_t slot = 0;
+    walk_start(&walk, SLOTS);
+    walk_skip(&walk, SLOTS, SLOTS - 2);
+    REQUIRE(walk_next(&walk, SLOTS, &slot));
+    CHECK_INT(slot, SLOTS - 2);
+    walk_start(&walk, SLOTS);
+    walk_skip(&walk, SLOTS, 3);
+    REQUIRE(walk_next(&walk, SLOTS, &slot));
+    CHECK_INT(slot, 2);
+    walk_skip(&walk, SLOTS, SLOTS);
+    CHECK(!walk_next(&walk, SLOTS, &slot));
+    walk_start(&walk, SLOTS);
+    REQUIRE(walk_next(&walk, SLOTS, &slot));
+    CHECK_INT(slot, SLOTS - 1); /* where the last round ended */
+}
+
 TEST_MAIN(TEST(a_round_takes_each_slot_once), TEST(a_storm_leaves_no_slot_out),
-          TEST(a_round_is_whole_wherever_it_starts))
+          TEST(a_round_is_whole_wherever_it_starts), TEST(skipped_slots_are_passed))
