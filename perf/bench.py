@@ -25,6 +25,7 @@ FIRST_PORT = 10_000
 OURS = "sluice"
 AGAIN = " again"  # behind the name of the null's second
 ROUNDS_MIN = 7  # with fewer nothing is kept: an interval would be from the least to the greatest
+OWN = ("p99_growth",)  # metrics that are a ratio in themselves
 SLOW_ROUNDS_MAX = 5  # of what starts everything anew in each, and hardly varies
 Enter = Callable[[Contestant], Entered]
 
@@ -121,6 +122,11 @@ class Result:
             "medians": {
                 name: {metric: round(value, 4) for metric, value in ratio.medians(each).items()}
                 for name, each in self.rounds.items()
+            },
+            "own": {
+                metric: ratio.own([each[metric] for each in self.rounds[OURS]]).as_list()
+                for metric in OWN
+                if OURS in compared and metric in compared[OURS][0]
             },
             "ratios": {
                 name: {

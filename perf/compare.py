@@ -101,6 +101,8 @@ def _cell(line: Line, name: str, metric: str, medians: Mapping[str, float]) -> s
     if metric not in medians:
         return ""
     text = f"{medians[metric]:.{COLUMNS[metric][1]}f}"
+    if name == OURS and (interval := line.get("own", {}).get(metric)):
+        return f"{text} ({interval[1]:.2f}–{interval[2]:.2f})"
     ratio = line["ratios"].get(name, {}).get(metric)
     return f"{text} (×{ratio[0]:.2f}, {ratio[1]:.2f}–{ratio[2]:.2f})" if ratio else text
 

@@ -68,6 +68,11 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 1) -> Rati
     return Ratio(median(each), medians[edge], medians[-1 - edge])
 
 
+def own(values: Sequence[float]) -> Ratio:
+    """One contestant's median, with its interval: for what is a ratio in itself."""
+    return ratio(values, [1.0] * len(values))
+
+
 def control(one: Sequence[float], again: Sequence[float]) -> Control:
     """Of the rounds of a contestant and of the same program once more."""
     return Control(ratio(one, again), spread(each_ratio(one, again)), spread(one))

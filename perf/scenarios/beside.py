@@ -19,7 +19,7 @@ from perf.scenarios.l4_plain import PEERS
 RATE = 2_000
 CONNECTIONS = 32
 LONGER = 2  # than others' slices: enough beyond the p99 of a round
-NULL = Null("null-copy", "p99_growth")
+NULL = Null("null-copy", "beside_p50_us")
 
 
 async def run(bench: Bench) -> AsyncIterator[Result]:

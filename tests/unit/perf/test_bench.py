@@ -136,6 +136,14 @@ def test_a_line_tells_the_control_and_no_ratio_without_it() -> None:
     assert list(found["unsaid"]) == ["p99_us"]
     assert found["ratios"] == {"null": {"cpu_us": [0.5, 0.5, 0.5]}}
     assert "null again" in found["medians"]
+    assert found["own"] == {}
+
+
+def test_a_ratio_in_itself_has_an_interval_of_its_own() -> None:
+    ours = [{"p99_growth": each} for each in (1.0, 2.0, 2.0, 2.1, 1.9, 2.0, 4.0)]
+    median, low, high = Result("plain", "mesh", {"sluice": ours}).as_json()["own"]["p99_growth"]
+    assert median == 2.0
+    assert 1.0 <= low <= 2.0 <= high <= 4.0
 
 
 def test_tasks_share_no_port(bench: Bench) -> None:

@@ -47,6 +47,11 @@ def test_table_tells_the_control_in_lines_of_now_and_before() -> None:
     compare.plot([before])
 
 
+def test_table_shows_the_interval_of_a_ratio_in_itself() -> None:
+    found = {**line("one", 0.25), "own": {"gbit_s": [20.0, 19.0, 21.0]}}
+    assert "| sluice | 20.00 (19.00–21.00) | 0.250 |" in compare.table([found])
+
+
 def test_summary_says_what_the_machine_could_not_tell() -> None:
     restless = {**line("one", 0.25), "unsaid": {"cpu_s_gib": "it varied"}}
     restless["ratios"] = {"haproxy <2.6>": {"gbit_s": [2, 2, 2]}}
