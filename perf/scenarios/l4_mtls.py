@@ -29,4 +29,4 @@ async def _check_claims(bench: Bench) -> None:
             continue
         tasks = [bench.task(Wiring.PAIR, Profile.MESH) for _ in claims.PAIRS]
         await claims.check(start, *tasks)
-        bench.say(f"  mesh: {name} refuses strangers on either side, and logs and counts streams")
+        bench.say(f"  mesh: {name}: what it claims is so")
