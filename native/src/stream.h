@@ -31,7 +31,7 @@ struct stream_env {              /* what a worker's streams share; owned by the 
     struct relay relay;
     int64_t moved_ms, few_ms;    /* when bytes last moved, and when only a few did, as between a
                                   * request and its reply */
-    uint64_t moved_beside;       /* bytes, with a few moved just before; since the worker looked */
+    uint64_t moved_beside;       /* bulk with a few bytes just before, since the worker looked */
     struct tls_context *tls;     /* borrowed from the engine */
     struct tls_sessions *sessions;
     struct tls_chains *chains;

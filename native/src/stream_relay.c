@@ -23,9 +23,10 @@ static int run_pump(struct stream *s, struct pump *pump)
         uint64_t moved = pump->bytes - before;
         stats_add(env->stats, pump == &s->to_up ? STAT_BYTES_UP : STAT_BYTES_DOWN, (int64_t)moved);
         s->active_ms = env->moved_ms = loop_now_ms(env->loop);
-        env->moved_beside += brief ? moved : 0;
         if (relay_is_few(pump, moved))
             env->few_ms = env->moved_ms;
+        else if (brief)
+            env->moved_beside += moved;
     }
     if (r == PUMP_AGAIN)
         loop_requeue(env->loop, &leg->source);
