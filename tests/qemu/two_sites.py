@@ -192,7 +192,8 @@ def check_links(mesh: Mesh, wire: Wire, want_a: Wanted, want_b: Wanted) -> None:
     with held(mesh, LINKS) as connections:
         for each in connections:
             assert echo(each, 3000), "bytes were changed"
-        assert echo(connections[0], BULK), "bytes were changed"
+        for _ in range(2):  # a card that lost its place has found it by the second
+            assert echo(connections[0], BULK), "bytes were changed"
         for name, site in sites.items():
             found = links(site)
             assert found == [wants[name].link] * LINKS, f"links at site {name}: {found}"
