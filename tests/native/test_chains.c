@@ -1,5 +1,7 @@
 /* test_chains.c: chains that were found good are not verified again; what must not be forgotten
  * over it. */
+#include <openssl/core_names.h>
+#include <openssl/param_build.h>
 #include <openssl/x509.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -231,6 +233,50 @@ static void another_chain_to_the_same_leaf_is_another(void)
     sites_fini(&sites);
 }
 
+/* The public half of one key, so that OpenSSL lets it be shown with its certificate, and the
+ * private half of another. */
+static EVP_PKEY *patched_key(EVP_PKEY *shown, EVP_PKEY *owned)
+{
+    uint8_t public[128];
+    size_t len;
+    BIGNUM *private = NULL;
+    EVP_PKEY *ret = NULL;
+    OSSL_PARAM_BLD *build = OSSL_PARAM_BLD_new();
+    EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_name(NULL, "EC", NULL);
+    CHECK(EVP_PKEY_get_octet_string_param(shown, OSSL_PKEY_PARAM_PUB_KEY, public, sizeof(public),
+                                          &len));
+    CHECK(EVP_PKEY_get_bn_param(owned, OSSL_PKEY_PARAM_PRIV_KEY, &private));
+    CHECK(OSSL_PARAM_BLD_push_utf8_string(build, OSSL_PKEY_PARAM_GROUP_NAME, "P-256", 0));
+    CHECK(OSSL_PARAM_BLD_push_octet_string(build, OSSL_PKEY_PARAM_PUB_KEY, public, len));
+    CHECK(OSSL_PARAM_BLD_push_BN(build, OSSL_PKEY_PARAM_PRIV_KEY, private));
+    OSSL_PARAM *params = OSSL_PARAM_BLD_to_param(build);
+    CHECK(EVP_PKEY_fromdata_init(ctx) == 1);
+    CHECK(EVP_PKEY_fromdata(ctx, &ret, EVP_PKEY_KEYPAIR, params) == 1);
+    OSSL_PARAM_free(params);
+    OSSL_PARAM_BLD_free(build);
+    EVP_PKEY_CTX_free(ctx);
+    BN_clear_free(private);
+    return ret;
+}
+
+static void who_shows_a_remembered_certificate_needs_its_key(void)
+{
+    struct sites sites;
+    sites_init_full(&sites);
+    CHECK(connects(&sites, sites.web));
+    CHECK(connects(&sites, sites.web));
+    CHECK_INT(remembered(&sites), 2);
+    EVP_PKEY *key = sites.web->key, *patched = patched_key(key, sites.batch->key);
+    sites.web->key = patched;
+    CHECK_INT(X509_check_private_key(sites.web->cert, patched), 1);
+    CHECK_INT(verdict_on(&sites, sites.web, PAYMENTS_ID).at_server, DP_REASON_HANDSHAKE);
+    CHECK_INT(remembered(&sites), 2); /* the chain is good, and not enough */
+    sites.web->key = key;
+    EVP_PKEY_free(patched);
+    CHECK(connects(&sites, sites.web));
+    sites_fini(&sites);
+}
+
 static void whom_a_client_wants_is_asked_each_time(void)
 {
     struct sites sites;
@@ -311,5 +357,6 @@ TLS_TEST_MAIN(TEST(a_good_chain_is_remembered), TEST(not_when_the_leaf_expired),
               TEST(not_when_a_ca_above_expired), TEST(not_before_it_counts),
               TEST(not_when_denied_since), TEST(not_when_the_bundle_changed),
               TEST(another_chain_to_the_same_leaf_is_another),
+              TEST(who_shows_a_remembered_certificate_needs_its_key),
               TEST(whom_a_client_wants_is_asked_each_time), TEST(a_clients_chain_is_no_servers),
               TEST(a_failure_is_not_remembered), TEST(the_oldest_goes_when_there_is_no_room))
