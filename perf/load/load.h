@@ -57,7 +57,7 @@ int reply_take(struct reply *reply, const char *data, size_t size); /* 1: whole;
 /* meter.c */
 struct histogram;
 uint64_t now_ns(void);
-uint64_t cpu_ns_of(const int *pids, size_t count); /* all threads; dies when one is gone */
+uint64_t cpu_ns_of(const int *pids, size_t count); /* dies when one is gone */
 uint64_t cpu_ns_own(void);
 struct histogram *histogram_new(void);
 void histogram_add(struct histogram *histogram, uint64_t ns);

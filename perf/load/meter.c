@@ -18,7 +18,8 @@ struct histogram {
 static uint64_t clock_of(clockid_t id)
 {
     struct timespec ts;
-    clock_gettime(id, &ts);
+    if (clock_gettime(id, &ts) != 0)
+        die("a clock of processor time: %s", strerror(errno));
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
@@ -32,60 +33,23 @@ uint64_t cpu_ns_own(void)
     return clock_of(CLOCK_PROCESS_CPUTIME_ID);
 }
 
-/* First field of schedstat: nanoseconds on a processor, in user space and in the kernel. */
-static uint64_t cpu_ns_of_task(const char *path)
-{
-    unsigned long long ns = 0;
-    FILE *file = fopen(path, "re");
-    if (file == NULL)
-        return 0; /* a thread that ended meanwhile */
-    if (fscanf(file, "%llu", &ns) != 1)
-        ns = 0;
-    fclose(file);
-    return ns;
-}
-
-/* Calls see with the path of each thread's directory until it says false. */
-static bool threads_of(const int *pids, size_t count, bool (*see)(const char *path, uint64_t *sum),
-                       uint64_t *sum)
-{
-    bool more = true;
-    for (size_t i = 0; i < count && more; i++) {
-        char path[320];
-        snprintf(path, sizeof(path), "/proc/%d/task", pids[i]);
-        DIR *tasks = opendir(path);
-        if (tasks == NULL)
-            die("process %d, which is measured: %s", pids[i], strerror(errno));
-        for (struct dirent *task; more && (task = readdir(tasks)) != NULL;) {
-            if (task->d_name[0] == '.')
-                continue;
-            snprintf(path, sizeof(path), "/proc/%d/task/%s", pids[i], task->d_name);
-            more = see(path, sum);
-        }
-        closedir(tasks);
-    }
-    return more;
-}
-
-static bool add_cpu_ns(const char *task, uint64_t *sum)
-{
-    char path[340];
-    snprintf(path, sizeof(path), "%s/schedstat", task);
-    *sum += cpu_ns_of_task(path);
-    return true;
-}
-
+/* In user space and in the kernel, of threads that have ended too. */
 uint64_t cpu_ns_of(const int *pids, size_t count)
 {
     uint64_t sum = 0;
-    (void)threads_of(pids, count, add_cpu_ns, &sum);
+    for (size_t i = 0; i < count; i++) {
+        clockid_t id;
+        int error = clock_getcpuclockid(pids[i], &id);
+        if (error != 0)
+            die("process %d, which is measured: %s", pids[i], strerror(error));
+        sum += clock_of(id);
+    }
     return sum;
 }
 
-static bool sleeps(const char *task, uint64_t *sum)
+static bool sleeps(const char *task)
 {
     char path[340], line[512] = "";
-    (void)sum;
     snprintf(path, sizeof(path), "%s/stat", task);
     FILE *file = fopen(path, "re");
     if (file == NULL)
@@ -96,12 +60,32 @@ static bool sleeps(const char *task, uint64_t *sum)
     return name_end == NULL || name_end[1] == 0 || name_end[2] != 'R';
 }
 
+static bool all_sleep(const int *pids, size_t count)
+{
+    bool asleep = true;
+    for (size_t i = 0; i < count && asleep; i++) {
+        char path[320];
+        snprintf(path, sizeof(path), "/proc/%d/task", pids[i]);
+        DIR *tasks = opendir(path);
+        if (tasks == NULL)
+            die("process %d, which is measured: %s", pids[i], strerror(errno));
+        for (struct dirent *task; asleep && (task = readdir(tasks)) != NULL;) {
+            if (task->d_name[0] == '.')
+                continue;
+            snprintf(path, sizeof(path), "/proc/%d/task/%s", pids[i], task->d_name);
+            asleep = sleeps(path);
+        }
+        closedir(tasks);
+    }
+    return asleep;
+}
+
 /* The kernel adds a running thread's time up only at ticks. What has work of its own is not
  * waited for any longer than it takes to drain. */
 static void wait_for_rest(const struct options *options)
 {
     for (uint64_t end_ns = now_ns() + REST_NS_MAX; now_ns() < end_ns;) {
-        if (threads_of(options->pids, options->pid_count, sleeps, NULL))
+        if (all_sleep(options->pids, options->pid_count))
             return;
         nanosleep(&(struct timespec){.tv_nsec = REST_NS_MAX / 100}, NULL);
     }
@@ -162,8 +146,10 @@ void window_close(struct window *window)
     window->end_ns = now_ns();
     window->load_cpu_ns = cpu_ns_own() - window->load_cpu_ns;
     wait_for_rest(window->options);
-    window->cpu_ns =
-        cpu_ns_of(window->options->pids, window->options->pid_count) - window->cpu_ns;
+    uint64_t cpu_ns = cpu_ns_of(window->options->pids, window->options->pid_count);
+    if (cpu_ns < window->cpu_ns)
+        die("a process that is measured has been replaced");
+    window->cpu_ns = cpu_ns - window->cpu_ns;
 }
 
 void window_print(const struct window *window)

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -296,6 +297,35 @@ def test_slices_are_measured_when_told_from_rest_to_rest(build: Path) -> None:
     assert [each["bulk_bytes"] > 0 for each in said] == [False, True, False]
     for each, before, after in zip(said, spent_ns, spent_ns[1:], strict=False):
         assert 0 < each["cpu_ns"] < after - before  # without what warmed it up
+
+
+SHORT_LIVED = """
+import threading, time
+def burn():
+    end = time.thread_time() + 0.02
+    while time.thread_time() < end:
+        pass
+print(flush=True)
+while True:
+    thread = threading.Thread(target=burn)
+    thread.start()
+    thread.join()
+"""
+
+
+def test_time_of_threads_that_end_counts(build: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", SHORT_LIVED], stdout=subprocess.PIPE) as burner:
+        try:
+            assert burner.stdout is not None
+            burner.stdout.readline()
+            origin = free_port()
+            with null(build, "copy", origin) as (port, _):
+                common = {"origin": origin, "seconds": 0.5, "warmup": 0.1, "rate": 100}
+                got = load(build, "requests", port, connections=1, cpu_of=burner.pid, **common)
+        finally:
+            burner.kill()
+    # Of many that lived for 20 ms each: about as long as the window, on one processor.
+    assert 100_000_000 < got["cpu_ns"] < 2_000_000_000
 
 
 def cpu_ns(pid: int) -> int:
