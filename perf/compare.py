@@ -34,6 +34,8 @@ COLUMNS = {
     "p99_growth": ("p99 beside / alone", 2),
     "alone_p99_us": ("p99 alone µs", 0),
     "beside_p99_us": ("p99 beside µs", 0),
+    "beside_gbit_s": ("Gbit/s beside", 2),
+    "beside_proxy_busy": ("proxy busy beside", 2),
     "minsn_mib": ("M instructions/MiB", 2),
     "card_minsn_mib": ("and in a card's place", 2),
     "ms": ("ms", 1),
@@ -118,19 +120,22 @@ def metric_of(line: Line) -> str | None:
 
 def summary(lines: Iterable[Line]) -> str:
     """Markdown, a row a load, a column a peer: ours / theirs of one metric with its interval. A
-    table for each company that we were in."""
+    table for each company that we were in. Without lines of the older rule, which chose among its
+    rounds: `rounds_made` is theirs."""
     tables: dict[tuple[str, ...], list[str]] = {}
     for line in lines:
-        if (metric := metric_of(line)) is None:
+        if "rounds_made" in line or (metric := metric_of(line)) is None:
             continue
         peers = tuple(sorted(line["ratios"]))
         if peers not in tables:
-            heads = ["load", "of what", "ours", *peers]
+            heads = ["load", "commit", "rounds", "of what", "ours", *peers]
             tables[peers] = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         title, digits = COLUMNS[metric]
         ours = line["medians"][OURS]
         cells = [
             " ".join(dict.fromkeys((line["scenario"], line["load"], line["profile"]))),
+            line["commit"],
+            str(line["rounds"]),
             title,
             f"{ours[metric]:.{digits}f}",
         ]
@@ -240,7 +245,8 @@ def main() -> int:
     if not lines:
         print(f"{options.results}: no results yet: make bench S=l4-plain", file=sys.stderr)
         return 1
-    print(summary(newest(lines)) if options.summary else table(newest(lines)))
+    text = summary(newest(lines)) if options.summary else table(newest(lines))
+    print(text or "no results of the present rule yet: make bench")
     if options.plot:
         options.plot.write_text(plot(lines), encoding="utf-8")
     return 0

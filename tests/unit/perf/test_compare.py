@@ -43,7 +43,7 @@ def test_table_tells_the_control_in_lines_of_now_and_before() -> None:
     before = {**line("one", 0.25), "null_spread": 0.14}
     del before["null_ratio"], before["unsaid"]
     assert "null relay alone ±7.0%" in compare.table([before])
-    compare.summary([before])
+    assert compare.summary([{**before, "rounds_made": 9}]) == ""
     compare.plot([before])
 
 
@@ -65,11 +65,11 @@ def test_summary_has_a_row_a_load_and_a_table_for_each_company() -> None:
     later["ratios"] = {"no publishes": {"cpu_us": [2, 2, 2], "p99_us": [1.04, 1.0, 1.1]}}
     later["medians"] = {"no publishes": {"p99_us": 100.0}, "sluice": {"p99_us": 104.0}}
     assert compare.summary([line("one", 0.25), alone, line("one", 0.2, "other"), later]) == (
-        "| load | of what | ours | haproxy <2.6> |\n|---|---|---|---|\n"
-        "| l4-plain bulk bare | CPU s/GiB | 0.250 | 0.25 (0.25–0.25) |\n"
-        "| l4-plain other bare | CPU s/GiB | 0.200 | 0.20 (0.20–0.20) |\n\n"
-        "| load | of what | ours | no publishes |\n|---|---|---|---|\n"
-        "| publishes latency bare | p99 µs | 104 | 1.04 (1.00–1.10) |"
+        "| load | commit | rounds | of what | ours | haproxy <2.6> |\n|---|---|---|---|---|---|\n"
+        "| l4-plain bulk bare | one | 3 | CPU s/GiB | 0.250 | 0.25 (0.25–0.25) |\n"
+        "| l4-plain other bare | one | 3 | CPU s/GiB | 0.200 | 0.20 (0.20–0.20) |\n\n"
+        "| load | commit | rounds | of what | ours | no publishes |\n|---|---|---|---|---|---|\n"
+        "| publishes latency bare | one | 3 | p99 µs | 104 | 1.04 (1.00–1.10) |"
     )
 
 
