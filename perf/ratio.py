@@ -97,7 +97,7 @@ def comparable(one: Rounds, other: Rounds) -> list[str]:
     return [
         name
         for name in one[0]
-        if name not in UNCOMPARED and all(each.get(name, 0) > 0 for each in (*one, *other))
+        if not name.endswith(UNCOMPARED) and all(each.get(name, 0) > 0 for each in (*one, *other))
     ]
 
 

@@ -241,13 +241,13 @@ static void settle(void)
     quiet = false;
 }
 
-static void print(const struct window *window, uint64_t bulk_bytes)
+static void print(const struct window *window, uint64_t bytes)
 {
     window_print(window);
     printf(", \"count\": %" PRIu64, histogram_count(latency));
     for (int i = 0; i < FAILURES; i++)
         printf(", \"%s\": %" PRIu64, failure_names[i], failures[i]);
-    printf(", \"bulk_bytes\": %" PRIu64 ", \"latency\": ", bulk_bytes);
+    printf(", \"bytes\": %" PRIu64 ", \"latency\": ", bytes);
     histogram_print(latency);
     puts("}");
 }
@@ -295,11 +295,10 @@ static void slice(bool beside)
     } else {
         run_closed(options->seconds);
     }
-    uint64_t bulk_bytes = origin_bulk_bytes - bulk_before;
     if (beside)
         bulk_rest();
     window_close(&window);
-    print(&window, bulk_bytes);
+    print(&window, origin_bulk_bytes - bulk_before);
     memset(failures, 0, sizeof(failures)); /* those of connecting and of warming up count too */
     begin_anew();
 }

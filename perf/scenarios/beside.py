@@ -19,6 +19,7 @@ from perf.scenarios.l4_plain import PEERS
 RATE = 2_000
 CONNECTIONS = 32
 LONGER = 2  # than others' slices: enough beyond the p99 of a round
+STREAM = ("gbit_s", "proxy_busy", "load_busy")  # whether it saturates the proxy, and isn't starved
 NULL = Null("null-copy", "beside_p50_us")
 
 
@@ -44,6 +45,8 @@ async def run(bench: Bench) -> AsyncIterator[Result]:
                     found |= {
                         f"{name}_{each}": got[each] for each in ("p50_us", "p99_us", "cpu_us")
                     }
+                stream = load.stream(contestant, sums["beside"].as_metrics())
+                found |= {f"beside_{each}": stream[each] for each in STREAM}
                 return {**found, "p99_growth": found["beside_p99_us"] / found["alone_p99_us"]}
 
             yield Trial(one, metrics)

@@ -45,8 +45,8 @@ def test_spread_ignores_single_outliers_only_of_many_rounds() -> None:
 
 def test_ratios_leave_out_what_was_nothing_or_is_no_claim() -> None:
     rounds = {
-        "us": [{"a": 1.0, "b": 2.0, "c": 1.0, "proxy_busy": 1.0}],
-        "them": [{"a": 2.0, "b": 0.0, "proxy_busy": 1.0}],
+        "us": [{"a": 1.0, "b": 2.0, "c": 1.0, "proxy_busy": 1.0, "x_proxy_busy": 1.0}],
+        "them": [{"a": 2.0, "b": 0.0, "proxy_busy": 1.0, "x_proxy_busy": 1.0}],
     }
     assert {name: list(each) for name, each in ratios(rounds, "us").items()} == {"them": ["a"]}
     assert medians([{"a": 1.0}, {"a": 5.0}, {"a": 2.0}]) == {"a": 2.0}
