@@ -301,18 +301,19 @@ class Dataplanes:
                 self._processes[process.generation] = process
                 self._changed.notify_all()
             self._put(ProcessUp(process.name, version))
-            for each in tuple(self._losses):
-                await process.stub.LoseLinks(each, timeout=DRAINING_SECONDS_MAX)
-            wanted = self._wanted
-            if wanted is None:
-                return
-            answer = await process.stub.Publish(wanted.snapshot, timeout=10)
-            for each in wanted.sets.values():
+            wanted, losses = self._wanted, tuple(self._losses)
+            if wanted is not None:
+                answer = await process.stub.Publish(wanted.snapshot, timeout=10)
+                for each in wanted.sets.values():
+                    if not answer.accepted:
+                        break
+                    answer = await process.stub.PublishSet(each, timeout=10)
                 if not answer.accepted:
-                    break
-                answer = await process.stub.PublishSet(each, timeout=10)
-            if not answer.accepted:
-                log.warning("%s refused: %s", process.name, answer.reason)
+                    log.warning("%s refused: %s", process.name, answer.reason)
+        deadline = time.monotonic() + DRAINING_SECONDS_MAX
+        for each in losses:
+            if await self._call(process, "LoseLinks", each, deadline) is None:
+                break  # it is logged
 
     async def _forget(self, process: _Process) -> None:
         process.gone = True

@@ -17,11 +17,14 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import dns.message
+import grpc.aio
 import pytest
 import pytest_asyncio
 
 from dataplane import snapshot as s
 from dataplane.__main__ import NICE
+from dataplane._gen import dataplane_pb2 as pb
+from dataplane._gen import dataplane_pb2_grpc as rpc
 from dataplane.client import (
     Ack,
     Dataplanes,
@@ -429,3 +432,31 @@ async def test_lost_links_are_told_to_who_is_there_and_who_is_found_later(
         await first(client, counted(1))
         await client.lose_links(map(IPv4Address, range(1, 100)), 2)  # in two messages
         await first(client, counted(3))
+
+
+class Older(rpc.DataplaneServicer):
+    """A process of a version that knows nothing of lost links."""
+
+    async def Watch(self, request: pb.WatchRequest, context: object) -> AsyncIterator[pb.Report]:
+        yield pb.Report(hello=pb.Hello())
+        yield pb.Report(stats=pb.Stats(published=7))
+        await asyncio.Event().wait()
+
+    async def Publish(self, request: pb.Sealed, context: object) -> pb.Ack:
+        return pb.Ack(accepted=True, version=1, process="dp-1")
+
+
+async def test_who_cannot_be_told_of_lost_links_is_served_all_the_same(
+    directory: Path, client: Dataplanes, caplog: pytest.LogCaptureFixture
+) -> None:
+    await client.lose_links([IPv4Address("198.18.0.1")], 1)
+    server = grpc.aio.server()
+    rpc.add_DataplaneServicer_to_server(Older(), server)
+    server.add_insecure_port(f"unix:{directory}/run/dp-1.sock")
+    await server.start()
+    try:
+        assert (await client.publish(small(1))).version == 1
+        await first(client, lambda report: isinstance(report, StatsReport))  # still watched
+        assert "LoseLinks: UNIMPLEMENTED" in caplog.text
+    finally:
+        await server.stop(None)
