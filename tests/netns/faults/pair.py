@@ -340,6 +340,14 @@ class Pair:
             self._at(self.b, "ip", "link", "set", "mesh0", "up")
 
     @contextmanager
+    def another_interface(self, site: SiteSpace) -> Iterator[None]:
+        self._at(site, "ip", "link", "add", "extra0", "type", "veth", "peer", "name", "extra1")
+        try:
+            yield
+        finally:
+            self._at(site, "ip", "link", "delete", "extra0")
+
+    @contextmanager
     def link_silent(self) -> Iterator[None]:
         """Frames between the sites vanish; nobody is told."""
         rules = (

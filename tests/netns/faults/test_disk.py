@@ -57,6 +57,14 @@ def test_the_daemons_full_disk_refuses_changes_in_one_line(pair: Pair) -> None:
     assert long.end()["intact"]
 
 
+def test_an_interface_that_appears_while_the_disk_is_full_ends_no_daemon(pair: Pair) -> None:
+    daemon, said = pair.pid(pair.a, "daemon"), pair.a.log.stat().st_size
+    with pair.disk_full(pair.a.paths.daemon_state), pair.another_interface(pair.a):
+        until("the line", lambda: pair.logged(pair.a, "the interfaces are not noted", said))
+        assert pair.who("echo") in ECHO
+        assert pair.pid(pair.a, "daemon") == daemon
+
+
 def test_a_daemon_that_starts_on_a_full_disk_serves_what_it_had(pair: Pair) -> None:
     with pair.disk_full(pair.a.paths.daemon_state):
         pair.wait_serving(pair.a, "daemon", pair.kill(pair.a, "daemon"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from appliance import linkwatch
-from appliance.errors import Unavailable
+from appliance.errors import LimitReached, Unavailable
 from appliance.linkwatch import LinkWatch
 from appliance.registry.store import Store
 from appliance.system import links
@@ -23,18 +23,18 @@ MESH = Link("mesh0", 2, None, 1500, True, "", None, (V4, V6), 3)
 HOSTS = Link("hosts0", 3, None, 1500, True, "", None, (), 0)
 FIRST = Change(frozenset(), missed=True)
 Lost = list[frozenset[Address]]
-Step = tuple[Change, tuple[Link, ...] | None]
+Step = tuple[Change, tuple[Link, ...]]
 
 
 async def see(
-    store: Store, steps: list[Step], monkeypatch: pytest.MonkeyPatch
+    store: Store, steps: list[Step], monkeypatch: pytest.MonkeyPatch, unread: int = 0
 ) -> tuple[Lost, int, list[set[str]]]:
-    """What a watch tells of these changes, each with the links that there are then; None = they
-    cannot be read: lost links, changes of ours, and who appeared."""
+    """What a watch tells of these changes, each with the links that there are then: lost links,
+    changes of ours, and who appeared. So many times they cannot be read at first."""
     told: Lost = []
     appeared: list[set[str]] = []
     changed = 0
-    present: tuple[Link, ...] | None = ()
+    present: tuple[Link, ...] = ()
     began = time.monotonic_ns()
 
     async def changes() -> AsyncIterator[Change]:
@@ -43,7 +43,9 @@ async def see(
             yield change
 
     async def read() -> tuple[Link, ...]:
-        if present is None:
+        nonlocal unread
+        if unread:
+            unread -= 1
             raise Unavailable("they changed")
         return present
 
@@ -57,6 +59,7 @@ async def see(
 
     monkeypatch.setattr(links, "changes", changes)
     monkeypatch.setattr(links, "links", read)
+    monkeypatch.setattr(linkwatch, "_RETRY_SECONDS", 0)
     hear = linkwatch.Told(other, lambda names: appeared.append(set(names)), lost)
     await LinkWatch(store, frozenset({"hosts0"}), hear).run()
     return told, changed, appeared
@@ -109,8 +112,9 @@ async def test_what_nobody_saw_shows_by_the_carrier_also_after_a_restart(
     told, *_ = await see(store, [(FIRST, (later,)), (missed, (later,))], monkeypatch)
     assert told == [{V4, V6}]
     last = replace(MESH, losses=5)
-    told, changed, _ = await see(store, [(FIRST, None), (missed, (last, HOSTS))], monkeypatch)
-    assert (told, changed) == ([{V4, V6}], 1)
+    told, _, appeared = await see(store, [(FIRST, (last, HOSTS))], monkeypatch, unread=2)
+    assert told == [{V4, V6}]
+    assert appeared == [{"hosts0"}]
 
 
 async def test_who_appears_is_told_once_and_all_after_a_reboot(
@@ -127,3 +131,30 @@ async def test_who_appears_is_told_once_and_all_after_a_reboot(
     monkeypatch.setattr(linkwatch, "_BOOT", boot)
     assert await see(store, last, monkeypatch) == ([], 0, [{"mesh0", "hosts0"}])
     assert (await see(store, last, monkeypatch))[2] == []
+
+
+async def test_a_full_disk_ends_nothing_and_all_is_told_again_after_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(key: str, value: str) -> None:
+        raise LimitReached("the disk is full")
+
+    more = Change(frozenset(), missed=False)
+    with monkeypatch.context() as disk:
+        disk.setattr(store, "put", full)
+        steps: list[Step] = [(FIRST, (MESH,)), (more, (MESH, HOSTS)), (more, (MESH, HOSTS))]
+        assert (await see(store, steps, monkeypatch))[2] == [{"mesh0"}, {"hosts0"}]
+    assert caplog.text.count("the disk is full") == 2
+    assert (await see(store, steps[2:], monkeypatch))[2] == [{"mesh0", "hosts0"}]  # not kept
+    assert (await see(store, steps[2:], monkeypatch))[2] == []
+
+
+async def test_taps_of_virtual_machines_are_not_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = Change(frozenset(), missed=False)
+    await see(store, [(FIRST, (MESH,))], monkeypatch)
+    kept = store.get("interfaces", "")
+    tap = Link("tap0", 9, None, 1500, True, "tun", None, ())
+    assert (await see(store, [(more, (MESH, tap)), (more, (MESH,))], monkeypatch))[2] == []
+    assert store.get("interfaces", "") == kept
