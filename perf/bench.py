@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import random
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class Result:
     rounds: dict[str, list[Metrics]]  # by contestant
     null: Null | None = None  # None: no time is compared with another's
     notes: dict[str, Any] = field(default_factory=dict)
+    broken: str = ""  # why there is nothing of this load, if so
 
     def controls(self) -> dict[str, ratio.Control]:
         """The null against itself, of each metric. Empty: it did not take part twice."""
@@ -98,8 +99,12 @@ class Result:
         """Why it is not kept, if so, though nothing is wrong with it. rounds: asked for."""
         if rounds < ROUNDS_MIN:
             return f"{self.load}: not kept: {rounds} rounds, of at least {ROUNDS_MIN}"
-        if self.null is not None and self.null.metric not in self.controls():
+        if self.null is None:
+            return None
+        if not (controls := self.controls()):
             return f"{self.load}: not kept: {self.null.name} did not take part twice"
+        if self.null.metric not in controls:
+            return f"{self.load}: not kept: {self.null.name}: {self.null.metric} was 0"
         return None
 
     def as_json(self) -> dict[str, Any]:
@@ -212,6 +217,13 @@ class Bench:
                 running.append(await stack.enter_async_context(start(task)))
             yield running
 
+    async def attempt(self, load: str, profile: Profile, result: Awaitable[Result]) -> Result:
+        """A load that breaks is a result that says so: the scenario's others go on."""
+        try:
+            return await result
+        except BenchError as error:
+            return Result(load, profile, {}, broken=f"{load}, {profile}: {error}")
+
     async def interleave(
         self,
         load: str,
@@ -220,12 +232,24 @@ class Bench:
         trial: Enter,
         null: Null,
     ) -> Result:
-        """Every round counts, but for one before the first, so that everybody has run once."""
+        """Raises BenchError when nobody competes; for what breaks later see attempt()."""
         taking_part = [
             each for each in contestants if not each.name.endswith(AGAIN) or each.name == null.again
         ]
         if not taking_part:
             raise BenchError("nobody competes: see --only")
+        rounds = self._rounds(load, profile, taking_part, trial, null)
+        return await self.attempt(load, profile, rounds)
+
+    async def _rounds(
+        self,
+        load: str,
+        profile: Profile,
+        taking_part: Sequence[Contestant],
+        trial: Enter,
+        null: Null,
+    ) -> Result:
+        """Every round counts, but for one before the first, so that everybody has run once."""
         rounds: dict[str, list[Metrics]] = {each.name: [] for each in taking_part}
         await self._round(taking_part, trial)
         for number in range(1, self.options.rounds + 1):

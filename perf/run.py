@@ -5,9 +5,9 @@
   python -m perf.run l4-mtls --profile mesh --only sluice,null-copy,haproxy --dry-run
   python -m perf.run l4-plain --loads bulk --only sluice,null-splice --before ../older --dry-run
 
-A result that says nothing (the null does not agree with itself) is refused: exit code 3, nothing is
-written. One of too few rounds, or without the null, is only printed. Exit code 1: something broke;
-the scenarios behind it run all the same.
+A result that says nothing (the null does not agree with itself, or had no figure) is refused: exit
+code 3, nothing is written. One of too few rounds, or without the null by --only, is only printed.
+Exit code 1: something broke; the loads and scenarios behind it run all the same.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ import datetime
 import importlib.metadata
 import json
 import logging
+import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+import traceback
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perf import compare, machine
-from perf.bench import Bench, Options, Result
+from perf.bench import ROUNDS_MIN, Bench, Options, Result
 from perf.peers.contestant import Profile
 from perf.process import BenchError
 from perf.scenarios import (
@@ -77,7 +80,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--loads", default="", help="parts of the scenario, with commas between")
     parser.add_argument("--records", default="", help="the product's record layer")
     parser.add_argument("--before", type=Path, help="another built checkout, as a contestant")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(1 << 32), help="of the order; else a fresh one"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--dry-run", action="store_true", help="print, keep nothing")
     found = parser.parse_args(argv)
@@ -90,13 +95,22 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return found
 
 
-def run_facts(scenario: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The same in every line of this scenario."""
+def commit() -> str:
+    """Of what is measured. The results, which the run itself appends to, are no part of that."""
+    git = ("git", "-C", str(machine.ROOT))
+    if not (name := _first_line(*git, "describe", "--always")):
+        return "unknown"
+    others = ("--untracked-files=no", "--", ":!perf/results.jsonl")
+    return name + ("-dirty" if _first_line(*git, "status", "--porcelain", *others) else "")
+
+
+def run_facts(scenario: str, options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """The same in every line of this scenario. name: commit()'s."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _first_line("git", "-C", str(HERE), "describe", "--always", "--dirty")
-        or "unknown",
+        "commit": name,
         "scenario": scenario,
+        "seed": options.seed,
         "records": options.records,
         "seconds": options.seconds,
         "slices": options.slices,
@@ -120,10 +134,24 @@ def _first_line(*command: str) -> str:
     return done.stdout.strip().split("\n")[0] if done.returncode == 0 else ""
 
 
+@dataclass(slots=True)
+class Outcome:
+    refused: int = 0  # results
+    broken: int = 0  # loads, or a scenario's whole rest
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.broken else 3 if self.refused else 0
+
+
 async def run(
-    scenario: str, options: argparse.Namespace, processors: tuple[int, int], scratch: Path
-) -> int:
-    """Returns how many results were refused."""
+    scenario: str,
+    options: argparse.Namespace,
+    facts: dict[str, Any],
+    processors: tuple[int, int],
+    scratch: Path,
+    outcome: Outcome,
+) -> None:
     proxy, load = processors
     bench = Bench(
         Options(
@@ -141,25 +169,50 @@ async def run(
             loads=frozenset(filter(None, options.loads.split(","))),
         )
     )
-    facts, refused = run_facts(scenario, options), 0
     async for result in SCENARIOS[scenario](bench):
+        if result.broken:
+            bench.say(f"bench: {scenario}: {result.broken}")
+            outcome.broken += 1
+            continue
         line = {**facts, **result.as_json()}
         print(compare.table([line]), flush=True)
         if (why := result.too_little(options.rounds)) is not None:
             bench.say(why)
+            asked_for = options.rounds < ROUNDS_MIN or bool(options.only)
+            outcome.refused += not asked_for
         elif (why := result.refusal()) is not None:
             bench.say(why)
-            refused += 1
+            outcome.refused += 1
         elif not options.dry_run:
             with options.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-    return refused
+
+
+def run_all(
+    wanted: Sequence[str], options: argparse.Namespace, processors: tuple[int, int]
+) -> Outcome:
+    """In turn, whatever becomes of the ones before."""
+    outcome, name, begin = Outcome(), commit(), time.monotonic()
+    for number, scenario in enumerate(wanted, 1):
+        minutes = (time.monotonic() - begin) / 60
+        print(f"{scenario}: {number} of {len(wanted)}, {minutes:.0f} min so far", file=sys.stderr)
+        try:
+            with tempfile.TemporaryDirectory(prefix="sluice-bench-") as directory:
+                scratch = Path(directory)
+                scratch.chmod(0o755)
+                facts = run_facts(scenario, options, name)
+                asyncio.run(run(scenario, options, facts, processors, scratch, outcome))
+        except Exception as error:  # whatever it is, the others' results must not be lost by it
+            if not isinstance(error, BenchError):
+                traceback.print_exc()
+            print(f"bench: {scenario}: {str(error) or type(error).__name__}", file=sys.stderr)
+            outcome.broken += 1
+    return outcome
 
 
 def main() -> int:
     options = arguments()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    refused, broken = 0, False
     try:
         machine.enter()
         processors = machine.processors()
@@ -168,19 +221,7 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     wanted = list(SCENARIOS) if options.scenario == ALL else [options.scenario]
-    begin = time.monotonic()
-    for number, scenario in enumerate(wanted, 1):
-        minutes = (time.monotonic() - begin) / 60
-        print(f"{scenario}: {number} of {len(wanted)}, {minutes:.0f} min so far", file=sys.stderr)
-        with tempfile.TemporaryDirectory(prefix="sluice-bench-") as name:
-            scratch = Path(name)
-            scratch.chmod(0o755)
-            try:
-                refused += asyncio.run(run(scenario, options, processors, scratch))
-            except BenchError as error:
-                print(f"bench: {scenario}: {error}", file=sys.stderr)
-                broken = True
-    return 1 if broken else 3 if refused else 0
+    return run_all(wanted, options, processors).exit_code
 
 
 if __name__ == "__main__":
