@@ -14,6 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from appliance.supervisor.child import User, privileges
+from perf.process import NOBODY
+
 INSIDE = "SLUICE_BENCH_INSIDE"
 ROOT = Path(__file__).resolve().parents[1]
 FILES_MAX = 140_000  # a process, as the units have it: for the product's own default of streams
@@ -53,7 +56,55 @@ def enter() -> None:
     for name, value in SYSCTLS.items():
         path = Path("/proc/sys", name)
         if path.exists():
-            path.write_text(value, encoding="ascii")
+            try:
+                path.write_text(value, encoding="ascii")
+            except OSError as error:
+                raise MachineError(
+                    f"{path}: {error.strerror}: run the bench where /proc/sys can be written"
+                ) from None
+
+
+def check_times() -> None:
+    try:
+        nanoseconds = int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[0])
+    except OSError:
+        nanoseconds = 0
+    if nanoseconds == 0:
+        raise MachineError(
+            "/proc/self/schedstat tells no processor time: run the bench on a kernel with"
+            " CONFIG_SCHED_INFO, as Debian's"
+        )
+
+
+# From there, and not from where the interpreter's environment has another.
+IMPORT = """
+import sys
+from pathlib import Path
+from dataplane import binding
+if (found := Path(binding.__file__).resolve().parents[1]) != Path(sys.argv[1]):
+    sys.exit(f"found only {found}")
+"""
+
+
+def check_readable(tree: Path) -> None:
+    """The data plane runs from there as another user."""
+    real = str(tree.resolve())
+    done = subprocess.run(
+        [*privileges(User(NOBODY, NOBODY)), sys.executable, "-c", IMPORT, real],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": real},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        why = (done.stdout.strip() or "no reason given").splitlines()[-1]
+        raise MachineError(
+            f"{tree}: the data plane's user cannot run it ({why}): clone and build it where other"
+            " users may go and read, as below /srv, with /usr/bin/python3"
+        )
 
 
 def settle_on(processor: int) -> None:

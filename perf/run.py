@@ -217,6 +217,9 @@ def main() -> int:
         machine.enter()
         processors = machine.processors()
         machine.settle_on(processors[1])
+        machine.check_times()
+        for tree in filter(None, (machine.ROOT, options.before)):
+            machine.check_readable(tree)
     except machine.MachineError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -144,3 +146,13 @@ def test_appended_results_are_no_change_of_what_is_measured(
     assert run.commit() == name
     code.write_text("2\n", encoding="ascii")
     assert run.commit() == f"{name}-dirty"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_clone_that_others_cannot_read_is_told_at_once(tmp_path: Path) -> None:
+    if all(each.stat().st_mode & 0o001 for each in (machine.ROOT, *machine.ROOT.parents)):
+        machine.check_readable(machine.ROOT)
+    shutil.copytree(machine.ROOT / "dataplane", tmp_path / "dataplane")
+    tmp_path.chmod(0o700)
+    with pytest.raises(machine.MachineError, match="other users may go and read"):
+        machine.check_readable(tmp_path)
