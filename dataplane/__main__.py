@@ -33,6 +33,7 @@ log = logging.getLogger("dataplane")
 CAP_NET_RAW = 13
 STATS_SECONDS = 1.0
 DRAIN_POLL_SECONDS = 0.05
+READS_MAX = 64  # in a moment: 16 MiB
 EVENTS_SECONDS = 0.05  # what happens within a moment is read at once, for one wake-up
 FLUSH_SECONDS = 1.0
 NICE = 5  # of all threads but the workers, so that a publish delays no user's byte
@@ -181,6 +182,7 @@ class Process:
         while True:
             if self._feed.watched:
                 self._feed.put(pb.Report(stats=stats.encode(self._stats())))
+            self._engine.collect()  # what a worker took late, after its publisher had gone
             await asyncio.sleep(STATS_SECONDS)
 
     def _stats(self) -> stats.StatsReport:
@@ -203,12 +205,16 @@ class Process:
         asyncio.get_running_loop().add_reader(self._engine.event_fd, self._on_events)
 
     def _on_events(self) -> None:
-        # All there is, once a moment.
+        # All there is, once a moment; what comes faster than it is read waits for the next.
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._engine.event_fd)
         self._moment = loop.call_later(EVENTS_SECONDS, self._watch_events)
-        while records := self._engine.read_events():
-            self._feed.put_events(records)
+        for _ in range(READS_MAX):
+            records = self._engine.read_events()
+            if records:
+                self._feed.put_events(records)
+            if len(records) < binding.EVENT_BYTES // 2:
+                break
 
     def _on_terminate(self) -> None:
         if self._terminate.is_set():
