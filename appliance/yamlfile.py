@@ -24,7 +24,7 @@ def read(path: Path, model: type[M], hint: str = "") -> M:
     except OSError as error:
         what = f": {hint}" if hint else ""
         raise InvalidInput(f"{path}: {error.strerror}{what}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date, a number, a depth
         raise InvalidInput(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     try:
         return model.model_validate(data)

@@ -50,7 +50,7 @@ def test_what_cannot_work_is_refused_with_its_place(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "3", "a: [", "\udcff"])
+@pytest.mark.parametrize("text", ["", "[1]", "3", "a: [", "\udcff", "a: 2024-99-99", "[" * 3000])
 def test_what_is_no_site_is_said_in_one_line(tmp_path: Path, text: str) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(text, errors="surrogateescape")
