@@ -26,6 +26,7 @@ _INTERFACE = struct.Struct("=BxHiII")  # struct ifinfomsg
 _NEW, _GONE = 16, 17  # RTM_NEWLINK, RTM_DELLINK
 _IFF_UP = 1
 _NOWHERE = ("lo", "dummy")  # hold addresses; what has one leaves by any other
+_CARDS = ("", "bond", "team", "vlan")  # kinds whose bytes a card may seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,13 @@ def losers(before: Mapping[int, int], now: Iterable[Link]) -> frozenset[int]:
 
 def bereft(lost: Iterable[int], present: Iterable[Link]) -> frozenset[Address]:
     """Addresses whose bytes may have left by one of these: theirs, those of the bond that they
-    belong to, and those that no card has. Pure."""
+    belong to, and, when one of these may be a card's, those that no card has. Pure."""
     links = tuple(present)
     names = {link.name for link in links if link.index in lost}
     for _ in links:  # at most so many above each other
         names |= {link.master for link in links if link.name in names and link.master}
     chosen = [link for link in links if link.name in names]
-    if chosen:
+    if any(link.kind in _CARDS for link in chosen):
         chosen += [link for link in links if link.name in _NOWHERE or link.kind in _NOWHERE]
     return frozenset(address for link in chosen for address in link.addresses)
 
