@@ -94,12 +94,22 @@ def pci_id(name: str, root: Path = ROOT) -> str:
 
 
 def irqs(name: str, root: Path = ROOT) -> tuple[Irq, ...]:
-    """The device's interrupts, and which processors serve them."""
+    """The device's interrupts, and which processors serve them; not those that say by their name
+    that they are another port's of the same card."""
     for folder in _ancestors(name, root):
         numbers = sorted(int(each) for each in _list(folder / "msi_irqs") if each.isdigit())
         if numbers:
-            return tuple(_irq(number, root) for number in numbers[:IRQS_MAX])
+            others = [each for each in _list(folder / "net") if each != name]
+            found = (_irq(number, root) for number in numbers[:IRQS_MAX])
+            return tuple(irq for irq in found if not any(_of(irq, other) for other in others))
+        if (folder / "subsystem").resolve().name != "virtio":
+            break  # what is above serves others too: a USB controller, a card of sub-functions
     return ()
+
+
+def _of(irq: Irq, interface: str) -> bool:
+    rest = irq.name.removeprefix(interface)
+    return rest != irq.name and not rest[:1].isalnum()
 
 
 def _ancestors(name: str, root: Path) -> Iterator[Path]:

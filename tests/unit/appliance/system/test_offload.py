@@ -287,6 +287,7 @@ def test_a_device_behind_virtio_has_its_cards_pci_id_and_interrupts(tmp_path: Pa
         path.write_text(text)
     (tmp_path / "sys/bus/pci").mkdir(parents=True)
     (card / "subsystem").symlink_to(tmp_path / "sys/bus/pci")
+    (card / "virtio2/subsystem").symlink_to(tmp_path / "sys/bus/virtio")
     (card / "virtio2/net/eth0/device").symlink_to(card / "virtio2")
     net = tmp_path / "sys/class/net"
     net.mkdir(parents=True)
@@ -298,6 +299,26 @@ def test_a_device_behind_virtio_has_its_cards_pci_id_and_interrupts(tmp_path: Pa
     )
     assert offload_device.pci_id("nosuch0", tmp_path) == ""
     assert offload_device.irqs("nosuch0", tmp_path) == ()
+
+
+def test_interrupts_of_another_port_or_of_a_controller_are_not_the_devices(tmp_path: Path) -> None:
+    card = tmp_path / "sys/devices/pci0000:00/0000:00:04.0"
+    names = ("eth1-rx-0", "eth1", "eth10-rx-0", "eth10", "async")
+    for number, name in enumerate(names):
+        (card / f"msi_irqs/{number}").mkdir(parents=True)
+        (tmp_path / f"proc/irq/{number}/{name}").mkdir(parents=True)
+    (card / "usb1/1-1").mkdir(parents=True)
+    for port, folder in {"eth1": card, "eth10": card, "usb0": card / "usb1/1-1"}.items():
+        (folder / "net" / port).mkdir(parents=True)
+        (tmp_path / "sys/class/net" / port).mkdir(parents=True)
+        (tmp_path / "sys/class/net" / port / "device").symlink_to(folder)
+
+    def found(port: str) -> list[str]:
+        return [irq.name for irq in offload_device.irqs(port, tmp_path)]
+
+    assert found("eth1") == ["eth1-rx-0", "eth1", "async"]
+    assert found("eth10") == ["eth10-rx-0", "eth10", "async"]
+    assert found("usb0") == []
 
 
 def test_an_interrupt_is_put_by_its_name_and_read_back(
