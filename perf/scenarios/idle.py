@@ -37,7 +37,7 @@ async def _each(contestant: Contestant) -> dict[str, float]:
 
 async def run(bench: Bench) -> AsyncIterator[Result]:
     for profile in bench.options.profiles:
-        yield await _idle(bench, profile)
+        yield await bench.attempt("idle", profile, _idle(bench, profile))
 
 
 async def _idle(bench: Bench, profile: Profile) -> Result:

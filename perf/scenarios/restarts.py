@@ -70,4 +70,4 @@ async def _one(bench: Bench, wiring: Wiring) -> Result:
 
 async def run(bench: Bench) -> AsyncIterator[Result]:
     for wiring in Wiring:
-        yield await _one(bench, wiring)
+        yield await bench.attempt(wiring, Profile.MESH, _one(bench, wiring))
