@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,29 @@ class Claims:
     log: str  # the file, with {hop} in its name
     logged: str  # expression that is there when our exchange was
     metrics: str  # path to ask for
-    counted: str  # expression that is in the answer when something was
+    counted: str  # expression of the number in the answer
+    asking: int = 0  # that being asked adds to it
 
 
-NGINX = Claims("{hop}-access.log", " 200 40 31 ", "/", r"accepts handled requests\n [1-9]")
+NGINX = Claims(
+    *("{hop}-access.log", " 200 40 31 "),
+    *("/", r"accepts handled requests\n (\d+) "),  # connections
+    asking=1,
+)
 CLAIMS = {
     "haproxy": Claims(
         *("{hop}.log", r" b/s \S+ 40 "),
-        *("/metrics", r'haproxy_frontend_connections_total\{proxy="f"\} [1-9]'),
+        *("/metrics", r'haproxy_frontend_connections_total\{proxy="f"\} (\d+)'),
     ),
     "nginx": NGINX,
-    "nginx-http": replace(NGINX, logged=r' 200 \d+ 31 .*"GET / HTTP/1.1"'),
+    "nginx-http": replace(
+        NGINX,
+        logged=r' 200 \d+ 31 .*"GET / HTTP/1.1"',
+        counted=r"accepts handled requests\n \d+ \d+ (\d+) ",
+    ),
     "envoy": Claims(
         *("{hop}-access.log", " 31 40 "),
-        *("/stats/prometheus", r"envoy_tcp_downstream_cx_total\{.*\} [1-9]"),
+        *("/stats/prometheus", r"envoy_tcp_downstream_cx_total\{.*\} (\d+)"),
     ),
 }
 
@@ -57,12 +66,15 @@ async def check(start: Start, right: Task, client: Task, server: Task) -> None:
     """Raises BenchError when a claim does not hold. The tasks: mesh, as PAIRS says."""
     async with _origin(right), start(right) as contestant:
         name = contestant.name
+        claims = CLAIMS.get(name)
         if not await _served(contestant.address, contestant.port):
             raise BenchError(f"{name}: does not serve a pair of the mesh profile")
+        if claims:
+            before = await _counters(name, claims, right)
+            await _served(contestant.address, contestant.port)
+            _check_counters(name, claims, before, await _counters(name, claims, right))
         if await _served(LOOPBACK, _mesh_port(name, right), _nobody(name, right)):
             raise BenchError(f"{name}: serves a client without a certificate")
-        if claims := CLAIMS.get(name):
-            await _check_counters(name, claims, right)
     if claims:
         _check_logs(name, claims, right)
     for who, task in (
@@ -74,11 +86,24 @@ async def check(start: Start, right: Task, client: Task, server: Task) -> None:
                 raise BenchError(f"{name}: takes a stranger for the {who}")
 
 
-async def _check_counters(name: str, claims: Claims, task: Task) -> None:
+async def _counters(name: str, claims: Claims, task: Task) -> dict[str, int]:
+    """By hop."""
+    found = {}
     for hop in hops.hops(task):
         told = await _told(hops.metrics(task, hop), claims.metrics)
-        if not re.search(claims.counted, told):
-            raise BenchError(f"{name}: {hop}: counts nothing: {told[-500:]}")
+        if (number := re.search(claims.counted, told)) is None:
+            raise BenchError(f"{name}: {hop}: tells no counter: {told[-500:]}")
+        found[hop] = int(number[1])
+    return found
+
+
+def _check_counters(
+    name: str, claims: Claims, before: Mapping[str, int], after: Mapping[str, int]
+) -> None:
+    """Around one exchange."""
+    for hop, number in after.items():
+        if number - before[hop] <= claims.asking:
+            raise BenchError(f"{name}: {hop}: does not count: {before[hop]}, then {number}")
 
 
 def _check_logs(name: str, claims: Claims, task: Task) -> None:
