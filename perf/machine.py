@@ -80,9 +80,10 @@ def check_times() -> None:
 IMPORT = """
 import sys
 from pathlib import Path
-from dataplane import binding
-if (found := Path(binding.__file__).resolve().parents[1]) != Path(sys.argv[1]):
-    sys.exit(f"found only {found}")
+from dataplane import _native, binding
+for each in (binding, _native):
+    if not (found := Path(each.__file__).resolve()).is_relative_to(sys.argv[1]):
+        sys.exit(f"found only {found}")
 """
 
 
