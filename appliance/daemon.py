@@ -168,7 +168,12 @@ class Daemon:
         self.link_watch = LinkWatch(
             self.store,
             frozenset(site.spec.hosts.interfaces),
-            Told(self.links_changed, self.offload.appeared, self.dataplanes.lose_links),
+            Told(
+                self.links_changed,
+                self.offload.appeared,
+                self.offload.switched_on,
+                self.dataplanes.lose_links,
+            ),
         )
         self.view.listen(lambda services: self.registry_changed(services))
         self.publisher.listen(self.was_published)

@@ -10,17 +10,18 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import ApplianceError
 from appliance.registry.store import Store
 from appliance.system import links
+from appliance.tasks import Tasks
 from dataplane.snapshot import Address
 
 log = logging.getLogger(__name__)
-_SEEN = "interfaces"  # the boot, and losses by index, as JSON
+_SEEN = "interfaces"  # the boot, losses by index, and who was served since it appeared; as JSON
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _FLEETING = "tun"  # of virtual machines, which no card seals for: not worth a write each
 _RETRY_SECONDS = 1.0
@@ -31,7 +32,9 @@ class Told:
     """Who hears of it."""
 
     changed: Callable[[], None]  # one of ours is not as it was
-    appeared: Callable[[frozenset[str]], None]  # interfaces that were not there before
+    # Interfaces (indices) that were not there before. Told again by the next daemon unless it ends.
+    appeared: Callable[[frozenset[int]], Awaitable[object]]
+    switched_on: Callable[[frozenset[int]], Awaitable[object]]  # also those that appeared so
     # These local addresses have lost their link, as was seen then (monotonic clock).
     lost: Callable[[frozenset[Address], int], Awaitable[None]]
 
@@ -43,12 +46,20 @@ class LinkWatch:
         seen = json.loads(store.get(_SEEN, "{}"))
         same = seen.get("boot") == self._boot
         self._known = {int(i): n for i, n in seen["losses"].items()} if same else {}
+        self._served = set(seen.get("served", self._known)) if same else set()
+        self._new: set[int] = set()  # to be told, as those that were switched on
+        self._on: set[int] = set()
+        self._telling = False
         self._before: tuple[links.Link, ...] | None = None
+        self._tasks = Tasks()
 
     async def run(self) -> None:
         """Never returns."""
-        async for change in links.changes():
-            await self._see(change, await _read())
+        try:
+            async for change in links.changes():
+                await self._see(change, await _read())
+        finally:
+            await self._tasks.close()
 
     async def _see(self, change: links.Change, now: tuple[links.Link, ...]) -> None:
         lost = change.lost
@@ -59,8 +70,7 @@ class LinkWatch:
         if bereft:
             await self._told.lost(bereft, time.monotonic_ns())
         lasting = [link for link in now if link.kind != _FLEETING or link.name in self._ours]
-        if appeared := frozenset(link.name for link in lasting if link.index not in self._known):
-            self._told.appeared(appeared)
+        self._serve(lasting, change.lost)
         losses = {link.index: link.losses for link in lasting}
         if losses != self._known:
             self._known = losses
@@ -72,10 +82,39 @@ class LinkWatch:
             self._told.changed()
         self._before = now
 
+    def _serve(self, now: Iterable[links.Link], lost: frozenset[int]) -> None:
+        """Those that appeared, and those that were switched on."""
+        there = {link.index for link in now}
+        self._served &= there
+        self._new |= there - self._served
+        off = lost | {link.index for link in self._before or () if not link.on}
+        self._on |= {link.index for link in now if link.on and link.index in self._new | off}
+        if (self._new or self._on) and not self._telling:
+            self._telling = True
+            self._tasks.start(self._tell(), "serve interfaces that appeared")
+
+    async def _tell(self) -> None:
+        """One at a time; who comes meanwhile is told then."""
+        try:
+            while self._new or self._on:
+                new, on = frozenset(self._new), frozenset(self._on)
+                self._on.clear()
+                if new:
+                    await self._told.appeared(new)
+                if on:
+                    await self._told.switched_on(on)
+                self._new -= new
+                if new:
+                    self._served |= new
+                    self._keep()
+        finally:
+            self._telling = False
+
     def _keep(self) -> None:
         """What cannot be kept is told again by the next daemon, at worst."""
+        seen = {"boot": self._boot, "losses": self._known, "served": sorted(self._served)}
         try:
-            self._store.put(_SEEN, json.dumps({"boot": self._boot, "losses": self._known}))
+            self._store.put(_SEEN, json.dumps(seen))
         except ApplianceError as error:  # a full disk
             log.error("the interfaces are not noted: %s", error)
 

@@ -40,6 +40,7 @@ class Link:
     master: str | None
     addresses: tuple[Address, ...]
     losses: int = 0  # of its carrier so far; a card that is switched off loses it
+    on: bool = True  # switched on by whoever manages it; many drivers name interrupts only then
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ def _links() -> tuple[Link, ...]:
                 master=names.get(message.get("master") or -1),
                 addresses=tuple(owned.get(message["index"], ())),
                 losses=int(message.get("carrier_down_count") or 0),
+                on=bool(message["flags"] & _IFF_UP),
             )
         )
     return tuple(found)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,20 +194,27 @@ class Offload:
         renamed = f"it is named {device.name} now" if device.name != change.interface else ""
         return step(Outcome.CHANGED, renamed, now)
 
-    def appeared(self, names: frozenset[str]) -> None:
+    async def appeared(self, indices: frozenset[int]) -> None:
         """Interfaces that were not there before: each gets what was set on its device."""
-        self._tasks.start(self.restore(names), "restore offload")
+        await self._tasks.finish(self.restore(indices), "restore offload")
 
-    async def restore(self, names: frozenset[str]) -> tuple[Step, ...]:
-        """What was set on these and is not so, the oldest first; what is refused stays noted."""
+    async def switched_on(self, indices: frozenset[int]) -> None:
+        """Only now many drivers name their interrupts: each is served again where it was placed."""
+        await self._tasks.finish(self.restore(indices, irqs=True), "restore offload")
+
+    async def restore(self, indices: frozenset[int], irqs: bool = False) -> tuple[Step, ...]:
+        """What was set on these and is not so, the oldest first; what is refused stays noted.
+        Either where interrupts are served, or all else."""
         done = []
         async with self._lock:
             for change in reversed(self._kept.changed()):
+                if change.setting.startswith(IRQ) != irqs:
+                    continue
                 device = await asyncio.to_thread(_find, change)
-                if device is None and change.interface in names:
+                if device is None and _index(change.interface) in indices:
                     why = "another device has that name now: `sluice offload revert` forgets it"
                     done.append(_restored(change, None, Outcome.REFUSED, why))
-                elif device is not None and device.name in names:
+                elif device is not None and _index(device.name) in indices:
                     now = device.value(change.setting)
                     if now != change.after:
                         done.append(await self._set_again(change, device, now))
@@ -227,6 +235,9 @@ class Offload:
         try:
             answer = await self._set(device.name, change.setting, change.after)
         except ApplianceError as error:
+            found = await asyncio.to_thread(_find, change)
+            if found is not None and found.name != device.name:  # renamed in between, as at a boot
+                return await self._set_again(change, found, found.value(change.setting))
             return _restored(change, now, Outcome.REFUSED, str(error))
         outcome = Outcome.REFUSED if answer["refused"] else Outcome.CHANGED
         return _restored(change, now, outcome, answer["refused"])
@@ -292,6 +303,14 @@ def _with_lower(name: str) -> list[str]:
             if (lower := path.name.removeprefix("lower_")) not in found
         )[: NICS_MAX - len(found)]
     return found
+
+
+def _index(name: str) -> int:
+    """0 = there is no such interface."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0
 
 
 def _read(name: str) -> Device | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -27,12 +28,16 @@ Step = tuple[Change, tuple[Link, ...]]
 
 
 async def see(
-    store: Store, steps: list[Step], monkeypatch: pytest.MonkeyPatch, unread: int = 0
-) -> tuple[Lost, int, list[set[str]]]:
+    store: Store,
+    steps: list[Step],
+    monkeypatch: pytest.MonkeyPatch,
+    unread: int = 0,
+    switched_on: list[set[int]] | None = None,
+) -> tuple[Lost, int, list[set[int]]]:
     """What a watch tells of these changes, each with the links that there are then: lost links,
     changes of ours, and who appeared. So many times they cannot be read at first."""
     told: Lost = []
-    appeared: list[set[str]] = []
+    appeared: list[set[int]] = []
     changed = 0
     present: tuple[Link, ...] = ()
     began = time.monotonic_ns()
@@ -41,6 +46,7 @@ async def see(
         nonlocal present
         for change, present in steps:  # noqa: B007
             yield change
+            await asyncio.gather(*watch._tasks._live)
 
     async def read() -> tuple[Link, ...]:
         nonlocal unread
@@ -60,8 +66,17 @@ async def see(
     monkeypatch.setattr(links, "changes", changes)
     monkeypatch.setattr(links, "links", read)
     monkeypatch.setattr(linkwatch, "_RETRY_SECONDS", 0)
-    hear = linkwatch.Told(other, lambda names: appeared.append(set(names)), lost)
-    await LinkWatch(store, frozenset({"hosts0"}), hear).run()
+
+    async def came(indices: frozenset[int]) -> None:
+        appeared.append(set(indices))
+
+    async def on(indices: frozenset[int]) -> None:
+        if switched_on is not None:
+            switched_on.append(set(indices))
+
+    hear = linkwatch.Told(other, came, on, lost)
+    watch = LinkWatch(store, frozenset({"hosts0"}), hear)
+    await watch.run()
     return told, changed, appeared
 
 
@@ -86,7 +101,7 @@ async def test_a_lost_link_takes_its_addresses_with_it(
     told, changed, appeared = await see(store, steps, monkeypatch)
     assert told == [{V4, V6}] * 3
     assert changed == 1
-    assert appeared == [{"mesh0", "hosts0"}]
+    assert appeared == [{2, 3}]
 
 
 async def test_a_renamed_interface_has_not_lost_its_link(
@@ -114,7 +129,7 @@ async def test_what_nobody_saw_shows_by_the_carrier_also_after_a_restart(
     last = replace(MESH, losses=5)
     told, _, appeared = await see(store, [(FIRST, (last, HOSTS))], monkeypatch, unread=2)
     assert told == [{V4, V6}]
-    assert appeared == [{"hosts0"}]
+    assert appeared == [{3}]
 
 
 async def test_who_appears_is_told_once_and_all_after_a_reboot(
@@ -123,13 +138,13 @@ async def test_who_appears_is_told_once_and_all_after_a_reboot(
     more = Change(frozenset(), missed=False)
     anew = replace(MESH, index=9)  # the card was taken out and put in again
     steps: list[Step] = [(FIRST, (MESH, HOSTS)), (more, (HOSTS,)), (more, (HOSTS, anew))]
-    assert (await see(store, steps, monkeypatch))[2] == [{"mesh0", "hosts0"}, {"mesh0"}]
+    assert (await see(store, steps, monkeypatch))[2] == [{2, 3}, {9}]
     last: list[Step] = [(FIRST, (HOSTS, anew))]
     assert (await see(store, last, monkeypatch))[2] == []
     boot = tmp_path / "boot_id"
     boot.write_text("another\n")
     monkeypatch.setattr(linkwatch, "_BOOT", boot)
-    assert await see(store, last, monkeypatch) == ([], 0, [{"mesh0", "hosts0"}])
+    assert await see(store, last, monkeypatch) == ([], 0, [{3, 9}])
     assert (await see(store, last, monkeypatch))[2] == []
 
 
@@ -143,9 +158,9 @@ async def test_a_full_disk_ends_nothing_and_all_is_told_again_after_it(
     with monkeypatch.context() as disk:
         disk.setattr(store, "put", full)
         steps: list[Step] = [(FIRST, (MESH,)), (more, (MESH, HOSTS)), (more, (MESH, HOSTS))]
-        assert (await see(store, steps, monkeypatch))[2] == [{"mesh0"}, {"hosts0"}]
-    assert caplog.text.count("the disk is full") == 2
-    assert (await see(store, steps[2:], monkeypatch))[2] == [{"mesh0", "hosts0"}]  # not kept
+        assert (await see(store, steps, monkeypatch))[2] == [{2}, {3}]
+    assert "the interfaces are not noted: the disk is full" in caplog.text
+    assert (await see(store, steps[2:], monkeypatch))[2] == [{2, 3}]  # not kept
     assert (await see(store, steps[2:], monkeypatch))[2] == []
 
 
@@ -158,3 +173,44 @@ async def test_taps_of_virtual_machines_are_not_kept(
     tap = Link("tap0", 9, None, 1500, True, "tun", None, ())
     assert (await see(store, [(more, (MESH, tap)), (more, (MESH,))], monkeypatch))[2] == []
     assert store.get("interfaces", "") == kept
+
+
+async def test_who_is_switched_on_is_told_after_it_appeared(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off, flap = replace(MESH, on=False), Change(frozenset({2}), missed=False)
+    more = Change(frozenset(), missed=False)
+    on: list[set[int]] = []
+    steps: list[Step] = [(FIRST, (off,)), (more, (MESH, HOSTS)), (more, (MESH, HOSTS))]
+    assert (await see(store, steps, monkeypatch, switched_on=on))[2] == [{2}, {3}]
+    assert on == [{2, 3}]
+    on.clear()
+    steps = [(FIRST, (MESH, HOSTS)), (flap, (MESH, HOSTS)), (flap, (off, HOSTS))]
+    assert (await see(store, steps, monkeypatch, switched_on=on))[2] == []
+    assert on == [{2}]
+
+
+async def test_a_daemon_that_ends_too_early_leaves_who_appeared_to_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def changes() -> AsyncIterator[Change]:
+        yield FIRST
+        await told.wait()
+
+    async def read() -> tuple[Link, ...]:
+        return (MESH,)
+
+    async def endless(indices: frozenset[int]) -> None:
+        told.set()
+        await asyncio.Event().wait()
+
+    async def lost(addresses: frozenset[Address], seen_ns: int) -> None:
+        raise AssertionError
+
+    told = asyncio.Event()
+    monkeypatch.setattr(links, "changes", changes)
+    monkeypatch.setattr(links, "links", read)
+    hear = linkwatch.Told(lambda: None, endless, endless, lost)
+    await LinkWatch(store, frozenset(), hear).run()
+    assert (await see(store, [(FIRST, (MESH,))], monkeypatch))[2] == [{2}]
+    assert (await see(store, [(FIRST, (MESH,))], monkeypatch))[2] == []

@@ -363,6 +363,7 @@ class Card:
         self.asked = asyncio.Event()
         self.slow: asyncio.Event | None = None
         monkeypatch.setattr(offload_module, "_read", self.read)
+        monkeypatch.setattr(offload_module, "_index", {"nic0": 1, "nic1": 2}.get)
         monkeypatch.setattr(offload_module.os, "listdir", lambda path: ["nic0", "nic1"])
 
     def read(self, name: str) -> Device | None:
@@ -593,18 +594,18 @@ async def test_a_reboot_sets_it_again_and_revert_forgets_it(
     fresh = device("test", **HELD)
     card.device = fresh
     part = offload(card, tmp_path, monkeypatch)
-    assert await part.restore(frozenset({"eth7"})) == ()
-    done = await part.restore(frozenset({"nic0", "eth7"}))
+    assert await part.restore(frozenset({7})) == ()
+    done = await part.restore(frozenset({1, 7}))
     assert [(step.setting, step.outcome) for step in done] == [
         ("rx-gro", Outcome.CHANGED), ("rings.rx", Outcome.CHANGED), ("rings.tx", Outcome.CHANGED),
     ]  # fmt: skip
     assert (card.value("rx-gro"), card.value("rings.rx")) == (1, 1024)
-    assert await part.restore(frozenset({"nic0"})) == ()
+    assert await part.restore(frozenset({1})) == ()
     assert audited(tmp_path)[0] == "nic0 rx-gro off to on"
     await part.revert()
     assert (card.value("rx-gro"), card.value("rings.rx")) == (0, 256)
     card.device = fresh
-    assert await part.restore(frozenset({"nic0"})) == ()
+    assert await part.restore(frozenset({1})) == ()
     assert card.value("rx-gro") == 0
 
 
@@ -615,7 +616,7 @@ async def test_what_cannot_be_set_again_is_said_and_stays_noted(
     await part.apply()
     card.device = device("test", rx_gro=OFF, rings__rx=Setting(256, 4096))
     card.refuses["rx-gro"], card.dies_at = "busy", "rings.rx"
-    done = await part.restore(frozenset({"nic0"}))
+    done = await part.restore(frozenset({1}))
     assert {step.outcome for step in done} == {Outcome.REFUSED}
     assert audited(tmp_path) == [
         "nic0 rx-gro off to on: refused: busy",
@@ -625,12 +626,17 @@ async def test_what_cannot_be_set_again_is_said_and_stays_noted(
     card.refuses.clear()
     card.dies_at = ""
     card.asked.clear()
-    part.appeared(frozenset({"nic0"}))
+    card.slow = asyncio.Event()
+    caller = asyncio.ensure_future(part.appeared(frozenset({1})))
     await asyncio.wait_for(card.asked.wait(), 10)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    card.slow.set()
     await part.close()  # waits for what is under way
     assert (card.value("rx-gro"), card.value("rings.rx")) == (1, 1024)
     card.device = replace(device("other", **HELD), bus="0000:5e:00.0")
-    (step, *_) = await part.restore(frozenset({"nic0"}))
+    (step, *_) = await part.restore(frozenset({1}))
     assert "another device has that name" in step.text
     assert card.value("rx-gro") == 0
 
@@ -641,6 +647,47 @@ async def test_a_renamed_device_gets_its_settings_under_its_new_name(
     part = offload(card, tmp_path, monkeypatch, WISHES[0])
     await part.apply()
     card.others, card.device = [replace(device("test", **HELD), name="nic1")], None
-    (step,) = await part.restore(frozenset({"nic1"}))
+    (step,) = await part.restore(frozenset({2}))
     assert step.outcome is Outcome.CHANGED
     assert card.others[0].settings["rx-gro"].value == 1
+
+
+async def test_a_device_renamed_between_two_settings_gets_the_rest(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = offload(card, tmp_path, monkeypatch)
+    await part.apply()
+    card.device = device("test", **HELD)
+    call = card.call
+
+    async def renamed(verb: str, timeout_s: float = 120.0, **arguments: Any) -> dict[str, Any]:
+        if arguments["interface"] == "nic0" and arguments["setting"] == "rings.rx":
+            assert card.device is not None
+            card.others, card.device = [replace(card.device, name="nic1")], None
+            raise Unavailable("there is no interface nic0")
+        return await call(verb, timeout_s, **arguments)
+
+    monkeypatch.setattr(card, "call", renamed)
+    monkeypatch.setattr(offload_module, "_index", {"nic0": 1, "nic1": 1}.get)
+    done = await part.restore(frozenset({1}))
+    assert {step.outcome for step in done} == {Outcome.CHANGED}
+    assert [card.others[0].value(step.setting) for step in done] == [1, 1024, 1024]
+
+
+async def test_interrupts_are_placed_again_once_the_device_is_on(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert card.device is not None
+    on = replace(card.device, irqs=(Irq(9, "nic0-rx-0", "0-7"),))
+    card.device = on
+    part = offload(card, tmp_path, monkeypatch, "set: interrupts, to: workers", WISHES[0])
+    await part.apply()
+    card.device = replace(on, irqs=())  # many drivers have none before
+    await part.appeared(frozenset({1}))
+    assert card.value("rx-gro") == 1
+    assert audited(tmp_path) == ["nic0 rx-gro off to on"]
+    card.device = replace(on, settings={**on.settings, "rx-gro": OFF})
+    await part.switched_on(frozenset({1}))
+    assert card.device.value("irq nic0-rx-0") == str(worker_cpus(SITE)[0])
+    assert card.value("rx-gro") == 0  # another's doing
+    assert len(audited(tmp_path)) == 2
