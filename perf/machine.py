@@ -1,4 +1,4 @@
-"""The machine under the bench: a network namespace of its own, which processor does what, facts.
+"""The machine under the bench: namespaces of its own, which processor does what, facts.
 
 Proxies run on one processor, load (and this harness) on another. The namespace has only a
 loopback device and ends with the bench, so ports cannot clash and nothing is left behind.
@@ -19,6 +19,7 @@ from perf.process import NOBODY
 
 INSIDE = "SLUICE_BENCH_INSIDE"
 ROOT = Path(__file__).resolve().parents[1]
+OPEN = Path("/mnt")  # where the tree is seen by all users in the bench's own namespace of mounts
 FILES_MAX = 140_000  # a process, as the units have it: for the product's own default of streams
 SYSCTLS = {
     "net/ipv4/ip_local_port_range": "20000 65535",  # what listens is below
@@ -45,9 +46,17 @@ def enter() -> None:
     if os.geteuid() != 0:
         raise MachineError("the bench makes a network namespace: run it as root")
     if os.environ.get(INSIDE) != "1":
-        command = ["unshare", "--net", "--", sys.executable, "-m", "perf.run", *sys.argv[1:]]
-        # The data plane's process, another user's, finds our modules by this.
-        environment = {**os.environ, INSIDE: "1", "PYTHONPATH": str(ROOT)}
+        # Another user's processes find our modules and programs there, also where ours is a home
+        # that is closed to them; nobody but us sees that mount.
+        python = Path(sys.executable)
+        if python.is_relative_to(ROOT):
+            python = OPEN / python.relative_to(ROOT)
+        command = [
+            *("unshare", "--net", "--mount", "--", "sh", "-c"),
+            'mount --bind "$1" "$2" && shift 2 && exec "$@"',
+            *("sh", str(ROOT), str(OPEN), str(python), "-m", "perf.run", *sys.argv[1:]),
+        ]
+        environment = {**os.environ, INSIDE: "1", "PYTHONPATH": str(OPEN)}
         os.execvpe(command[0], command, environment)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
