@@ -12,7 +12,6 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from perf.peers import hops, sluice
@@ -22,7 +21,6 @@ from perf.process import BenchError
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-ANSWER_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ async def _counters(name: str, claims: Claims, task: Task) -> dict[str, int]:
     """By hop."""
     found = {}
     for hop in hops.hops(task):
-        told = await _told(hops.metrics(task, hop), claims.metrics)
+        told = await hops.told(hops.metrics(task, hop), claims.metrics)
         if (number := re.search(claims.counted, told)) is None:
             raise BenchError(f"{name}: {hop}: tells no counter: {told[-500:]}")
         found[hop] = int(number[1])
@@ -132,7 +130,7 @@ def _nobody(name: str, task: Task) -> dict[str, Any]:
 async def _served(address: str, port: int, tls: dict[str, Any] | None = None) -> bool:
     """Whether the request came back answered. Raises BenchError when nothing is said at all."""
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(hops.ANSWER_SECONDS):
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 return await _ask(*await asyncio.open_connection(address, port, **(tls or {})))
             return False
@@ -145,16 +143,6 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bo
         writer.write(REQUEST)
         head = await reader.readuntil(b"\r\n\r\n")
         return head.startswith(b"HTTP/1.1 200 ") and await reader.readexactly(2) == b"hi"
-    finally:
-        writer.close()
-
-
-async def _told(socket: Path, path: str) -> str:
-    reader, writer = await asyncio.open_unix_connection(str(socket))
-    try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return (await reader.read()).decode()
     finally:
         writer.close()
 

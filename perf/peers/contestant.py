@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,6 +48,10 @@ class Task:
         return self.port + ORIGIN_STEP
 
 
+# How many the side that takes TLS has made so far, and how many of these were resumed.
+Handshakes = Callable[[], Awaitable[tuple[int, int]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Contestant:
     name: str
@@ -55,6 +59,7 @@ class Contestant:
     port: int
     load_processor: int
     pids: Callable[[], tuple[int, ...]]  # all its processes, now
+    handshakes: Handshakes | None = None  # it tells none
 
     @property
     def origin(self) -> int:

@@ -6,6 +6,7 @@ Its TLS library offers no choice of TLS 1.3 suites; with AES in hardware it take
 from __future__ import annotations
 
 import json
+import re
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -16,6 +17,9 @@ from perf.process import BenchError, readable_by_nobody
 
 API = "type.googleapis.com/envoy.extensions"
 TLS13 = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
+
+
+SESSIONS = 64  # kept; a ticket is used once, and as many handshakes are under way as clients
 
 
 def binary() -> str:
@@ -101,7 +105,7 @@ def config(task: Task, hop: str) -> dict[str, Any]:
             "typed_config": {
                 "@type": f"{API}.transport_sockets.tls.v3.UpstreamTlsContext",
                 "sni": SERVER_NAME,
-                "max_session_keys": 1 if task.resume else 0,
+                "max_session_keys": SESSIONS if task.resume else 0,
                 "common_tls_context": _common(task, own, material.b, SERVER_PATH),
             },
         }
@@ -122,6 +126,12 @@ def config(task: Task, hop: str) -> dict[str, Any]:
     }
 
 
+async def _handshakes(task: Task) -> tuple[int, int]:
+    told = await hops.told(hops.metrics(task, "b"), "/stats?filter=ssl")
+    counters = dict(re.findall(r"^listener\..*\.ssl\.(\w+): (\d+)", told, re.MULTILINE))
+    return int(counters["handshake"]), int(counters["session_reused"])
+
+
 def start(task: Task) -> AbstractAsyncContextManager[Contestant]:
     def command(hop: str) -> tuple[str, ...]:
         path = readable_by_nobody(task.scratch / f"{hop}.json", json.dumps(config(task, hop)))
@@ -130,4 +140,4 @@ def start(task: Task) -> AbstractAsyncContextManager[Contestant]:
             *("--disable-hot-restart", "--log-level", "warning"),
         )
 
-    return hops.chain("envoy", task, command)
+    return hops.chain("envoy", task, command, lambda: _handshakes(task))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from contextlib import AbstractAsyncContextManager
 
 from perf.peers import hops
@@ -36,7 +38,9 @@ def config(task: Task, hop: str, splicing: bool) -> str:
     mode http
     no log
     bind unix@{hops.metrics(task, hop)}
-    http-request use-service prometheus-exporter
+    stats enable
+    stats uri /stats
+    http-request use-service prometheus-exporter if {{ path /metrics }}
 """
     splice = "    option splice-auto\n" if splicing else ""
     return f"""global
@@ -58,6 +62,19 @@ backend b
 {metrics if mesh else ""}"""
 
 
+async def _handshakes(task: Task) -> tuple[int, int]:
+    """Its exporter does not tell them."""
+    told = await hops.told(hops.metrics(task, "b"), "/stats;csv")
+    table = told.partition("# ")[2]
+    (row,) = (
+        each
+        for each in csv.DictReader(io.StringIO(table))
+        if each["svname"] == "FRONTEND" and each["pxname"] == "f"
+    )
+    reused = int(row["ssl_reused_sess"])
+    return int(row["ssl_sess"]) + reused, reused
+
+
 def _start(name: str, task: Task, splicing: bool) -> AbstractAsyncContextManager[Contestant]:
     hops.write_credentials(task)
 
@@ -65,7 +82,7 @@ def _start(name: str, task: Task, splicing: bool) -> AbstractAsyncContextManager
         path = readable_by_nobody(task.scratch / f"{hop}.cfg", config(task, hop, splicing))
         return ("haproxy", "-db", "-f", str(path))
 
-    return hops.chain(name, task, command)
+    return hops.chain(name, task, command, lambda: _handshakes(task))
 
 
 def start(task: Task) -> AbstractAsyncContextManager[Contestant]:

@@ -5,14 +5,17 @@ Hops: "only"; or "a" (speaks TLS upstream) in front of "b" (takes TLS).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from perf.peers.contestant import LOOPBACK, Contestant, Task, Wiring
+from perf.peers.contestant import LOOPBACK, Contestant, Handshakes, Profile, Task, Wiring
 from perf.pki import dns_name
 from perf.process import NOBODY, family, listening, readable_by_nobody, running
+
+ANSWER_SECONDS = 15.0
 
 
 def hops(task: Task) -> tuple[str, ...]:
@@ -31,6 +34,17 @@ def metrics(task: Task, hop: str) -> Path:
     return task.scratch / f"{hop}.metrics"
 
 
+async def told(socket: Path, path: str) -> str:
+    """What a hop answers there."""
+    reader, writer = await asyncio.open_unix_connection(str(socket))
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return (await reader.read()).decode()
+    finally:
+        writer.close()
+
+
 def write_credentials(task: Task) -> None:
     """client.pem, server.pem (certificate and key), a-ca.pem, b-ca.pem."""
     a, b, files = task.material.a, task.material.b, task.scratch
@@ -44,9 +58,13 @@ def write_credentials(task: Task) -> None:
 
 @contextlib.asynccontextmanager
 async def chain(
-    name: str, task: Task, command: Callable[[str], Sequence[str]]
+    name: str,
+    task: Task,
+    command: Callable[[str], Sequence[str]],
+    handshakes: Handshakes | None = None,
 ) -> AsyncIterator[Contestant]:
-    """Starts command(hop) for each hop, and waits until all listen."""
+    """Starts command(hop) for each hop, and waits until all listen. handshakes: by
+    counters, which the mesh profile tells."""
     os.chown(task.scratch, NOBODY, NOBODY)  # for access logs
     async with contextlib.AsyncExitStack() as stack:
         pids = []
@@ -61,4 +79,5 @@ async def chain(
             task.port,
             task.load_processor,
             lambda: tuple(each for pid in pids for each in family(pid)),
+            handshakes if task.profile is Profile.MESH else None,
         )

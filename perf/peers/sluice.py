@@ -14,7 +14,7 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -31,6 +31,7 @@ from appliance.supervisor.tree import commands
 from dataplane import snapshot as s
 from dataplane.client import Dataplanes
 from dataplane.events import EventKind, FlowEvent, Reason
+from dataplane.stats import StatsReport
 from perf.peers.contestant import LOOPBACK, Contestant, Start, Task, Wiring
 from perf.pki import CLIENT_PATH, SERVER_PATH, Authority
 from perf.process import BenchError
@@ -78,6 +79,7 @@ class Box:
         self.paths = Paths(scratch / "state", scratch / "run")
         self.refusals: Counter[str] = Counter()
         self.layers: Counter[str] = Counter()  # who sealed and opened, client's leg first
+        self.counters: Mapping[str, int] = {}  # as last told
         self._task = task
         self._kept = Kept(
             "dataplane",
@@ -134,6 +136,8 @@ class Box:
 
     async def _read_reports(self) -> None:
         async for report in self.planes.reports():
+            if isinstance(report, StatsReport):
+                self.counters = report.counters
             if not isinstance(report, FlowEvent):
                 continue
             if report.kind is EventKind.OPEN:
@@ -290,6 +294,11 @@ async def boxes(task: Task) -> AsyncIterator[tuple[Box, ...]]:
             raise BenchError(f"a data plane of ours died {crashes} times")
 
 
+async def _handshakes(box: Box) -> tuple[int, int]:
+    told = box.counters
+    return told.get("handshakes_server", 0), told.get("handshakes_resumed", 0)
+
+
 def contestant(task: Task, running: tuple[Box, ...], name: str = "sluice") -> Contestant:
     return Contestant(
         name,
@@ -297,6 +306,7 @@ def contestant(task: Task, running: tuple[Box, ...], name: str = "sluice") -> Co
         task.port,
         task.load_processor,
         lambda: tuple(pid for box in running for pid in box.pids()),
+        lambda: _handshakes(running[-1]),
     )
 
 

@@ -19,7 +19,7 @@ from perf.peers import envoy, haproxy, nginx, sluice
 from perf.peers.contestant import Contestant, Profile, Task, Wiring
 from perf.pki import CLIENT_NAME, CLIENT_PATH, SERVER_PATH
 from perf.process import BenchError
-from perf.scenarios import policies
+from perf.scenarios import handshakes, policies
 
 
 @pytest.fixture
@@ -221,3 +221,16 @@ def test_ten_thousand_policies_are_attached_as_said(
     assert len(spread.services[0].policies) == 11
     assert sum(len(each.policies) for each in spread.services) >= 0.99 * policies.POLICIES
     assert len(policies.with_policies(base, 10_000).services[0].policies) == 10_001
+
+
+def test_handshakes_have_to_be_what_they_are_called() -> None:
+    assert handshakes.part("full", "a", 1000, 0) == 0
+    assert handshakes.part("resumed", "a", 1000, 984) == 0.984
+    for kind, made, resumed in (
+        ("full", 1000, 1),
+        ("full", 0, 0),
+        ("resumed", 1000, 940),
+        ("resumed", 1, 669),
+    ):
+        with pytest.raises(BenchError, match=f"a: {resumed} of {made} handshakes"):
+            handshakes.part(kind, "a", made, resumed)
