@@ -90,6 +90,8 @@ class Fallback(IntEnum):
     DEARER = 13
     BUSY = 14
     LINK_CHANGED = 15  # in the kernel since the NIC's link was lost
+    SEALS_ONLY = 16  # the NIC seals, the kernel opens
+    IN_DOUBT = 17
 
 
 TLS_VERSIONS = {0: "", 0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}

@@ -128,8 +128,10 @@ enum dp_fallback {
     DP_FALLBACK_DEARER = 13,       /* auto: our own records are cheaper */
     DP_FALLBACK_BUSY = 14,         /* never at rest between two records, both ways, to be moved */
     DP_FALLBACK_LINK_CHANGED = 15, /* NIC: its link was lost since, and the kernel seals for it. Such a
-                                    * leg is counted here beside NONE, where it began */
-    DP_FALLBACK_COUNT = 16
+                                    * leg is counted here beside NONE or SEALS_ONLY, where it began */
+    DP_FALLBACK_SEALS_ONLY = 16,   /* NIC: its device seals, and the kernel opens */
+    DP_FALLBACK_IN_DOUBT = 17,     /* NIC: in the kernel; whether its device works could not be seen */
+    DP_FALLBACK_COUNT = 18
 };
 
 /* What the operator would have for the records of TLS legs. */

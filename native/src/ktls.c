@@ -121,8 +121,12 @@ int ktls_install(int fd, uint16_t cipher, const struct ktls_direction *tx,
 }
 
 /* Flows so far in this network namespace; 0 = not told. */
+struct count {
+    unsigned long device, kernel; /* by whom */
+};
+
 struct flows {
-    unsigned long by_device, by_kernel; /* whose records it sends */
+    struct count sealed, opened;
 };
 
 static unsigned long number(const char *text, const char *name)
@@ -143,11 +147,31 @@ static struct flows count_flows(void)
         len += (size_t)n;
     sys->close(fd);
     text[len] = '\0';
-    return (struct flows){number(text, "\nTlsTxDevice "), number(text, "\nTlsTxSw ")};
+    return (struct flows){{number(text, "\nTlsTxDevice "), number(text, "\nTlsTxSw ")},
+                          {number(text, "\nTlsRxDevice "), number(text, "\nTlsRxSw ")}};
+}
+
+enum worker { IN_DOUBT, DEVICE, KERNEL };
+
+static enum worker whose(struct count before, struct count now)
+{
+    bool device = now.device > before.device, kernel = now.kernel > before.kernel;
+    return device == kernel ? IN_DOUBT : device ? DEVICE : KERNEL;
+}
+
+static enum dp_fallback judge(const struct flows *before, const struct flows *now)
+{
+    enum worker seals = whose(before->sealed, now->sealed),
+                opens = whose(before->opened, now->opened);
+    if (seals == KERNEL)
+        return DP_FALLBACK_NO_DEVICE;
+    if (seals == IN_DOUBT || opens == IN_DOUBT)
+        return DP_FALLBACK_IN_DOUBT;
+    return opens == KERNEL ? DP_FALLBACK_SEALS_ONLY : DP_FALLBACK_NONE;
 }
 
 int ktls_install_seen(int fd, uint16_t cipher, const struct ktls_direction *tx,
-                      const struct ktls_direction *rx, enum dp_fallback *ret_why, bool *ret_device)
+                      const struct ktls_direction *rx, enum dp_fallback *ret_why)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&lock);
@@ -155,7 +179,7 @@ int ktls_install_seen(int fd, uint16_t cipher, const struct ktls_direction *tx,
     int r = ktls_install(fd, cipher, tx, rx, ret_why);
     if (r == 0) {
         struct flows now = count_flows();
-        *ret_device = now.by_device > before.by_device && now.by_kernel == before.by_kernel;
+        *ret_why = judge(&before, &now);
     }
     pthread_mutex_unlock(&lock);
     return r;

@@ -17,13 +17,12 @@ struct ktls_direction {          /* borrowed for the call */
  * -EIO: the kernel seals from here on, but refused to open; *ret_why. */
 DP_MUST_CHECK int ktls_install(int fd, uint16_t cipher, const struct ktls_direction *tx,
                                const struct ktls_direction *rx, enum dp_fallback *ret_why);
-/* The same, and whether the route's device took what is sent. The kernel tells that of no single
- * socket without netlink, so its two counts are looked at before and behind, one caller in this
- * process at a time: a flow raises one of them. When somebody else has raised the other meanwhile,
- * which is whose cannot be told, and it is taken for the kernel's. */
+/* The same, and whether the route's device took it: with 0, *ret_why is NONE, SEALS_ONLY, NO_DEVICE
+ * or IN_DOUBT. The kernel tells that of no single socket without netlink, so its two counts of each
+ * direction are looked at before and behind, one caller in this process at a time: a flow raises one
+ * of them. When somebody else has raised the other meanwhile, which is whose cannot be told. */
 DP_MUST_CHECK int ktls_install_seen(int fd, uint16_t cipher, const struct ktls_direction *tx,
-                                    const struct ktls_direction *rx, enum dp_fallback *ret_why,
-                                    bool *ret_device);
+                                    const struct ktls_direction *rx, enum dp_fallback *ret_why);
 /* The next key of one direction, from its first record on, behind a KeyUpdate: Linux 6.14. -errno,
  * -EBUSY from older ones. */
 DP_MUST_CHECK int ktls_rekey(int fd, uint16_t cipher, bool sends, const uint8_t *secret);

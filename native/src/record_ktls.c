@@ -266,11 +266,10 @@ static const struct record_ops ktls_ops = OPS(DP_RECORD_KTLS), nic_ops = OPS(DP_
 static int install(struct record_ktls *ktls, const struct record_ktls_spec *spec,
                    enum dp_fallback *ret_why)
 {
-    bool device = false;
     if (!spec->device)
         return ktls_install(spec->fd, spec->cipher, &spec->write, &spec->read, ret_why);
-    int r = ktls_install_seen(spec->fd, spec->cipher, &spec->write, &spec->read, ret_why, &device);
-    if (r == 0 && device)
+    int r = ktls_install_seen(spec->fd, spec->cipher, &spec->write, &spec->read, ret_why);
+    if (r == 0 && (*ret_why == DP_FALLBACK_NONE || *ret_why == DP_FALLBACK_SEALS_ONLY))
         ktls->rec.ops = &nic_ops;
     return r;
 }

@@ -20,7 +20,7 @@ struct record_ktls_spec {        /* borrowed for the call */
     struct record_owner owner;   /* ticket, settled: for a client of TLS 1.3; else NULL */
 };
 
-/* As ktls_install. */
+/* As ktls_install, or with spec->device ktls_install_seen. */
 DP_MUST_CHECK int record_ktls_new(const struct record_ktls_spec *spec, struct record_ktls **ret,
                                   enum dp_fallback *ret_why);
 void record_ktls_free(struct record_ktls *ktls); /* accepts NULL */

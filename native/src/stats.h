@@ -16,7 +16,9 @@ enum stat_id {                   /* names: the same in lower case, see stats.c *
     STAT_SPLICED_BYTES, STAT_COPIED_BYTES, STAT_SNAPSHOTS_TAKEN, STAT_SNAPSHOTS_REFUSED,
     STAT_SETS_TAKEN, STAT_REAUTHORIZED_CLOSED, STAT_DRAINED_CLOSED, STAT_ACCEPT_ERRORS,
     STAT_EARLY_RETRY_IMPOSSIBLE, STAT_RECORDS_OPENSSL, STAT_RECORDS_USER,
-    STAT_RECORDS_KTLS, STAT_RECORDS_NIC, STAT_KTLS_KEY_UPDATES,
+    STAT_RECORDS_KTLS, STAT_RECORDS_NIC,
+    STAT_SEALS_ONLY_LOST,        /* those of LINK_CHANGED that began as SEALS_ONLY */
+    STAT_KTLS_KEY_UPDATES,
     STAT_FALLBACK_0,             /* + enum dp_fallback: legs whose records are not in the kernel */
     STAT_REASON_0 = STAT_FALLBACK_0 + DP_FALLBACK_COUNT, /* + enum dp_reason: streams refused or
                                   * ended for it */

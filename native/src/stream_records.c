@@ -125,15 +125,16 @@ static bool leaves_by(const struct lost_links *lost, const struct leg *leg)
     return false;
 }
 
-/* The kernel goes on by itself, also when the link is back, and tells nobody. What has begun since
- * is with the NIC still. */
+/* The kernel goes on by itself, also when the link is back, and tells nobody. What the NIC was given
+ * since is with it still. */
 static bool lose(struct stream *s, struct leg *leg)
 {
     const struct lost_links *lost = s->env->lost;
     if (leg->tls == NULL || leg->record == NULL || leg->record->ops->layer != DP_RECORD_NIC ||
-        leg->started_ns > lost->seen_ns || !leaves_by(lost, leg))
+        tls_installed_ns(leg->tls) > lost->seen_ns || !leaves_by(lost, leg))
         return false;
     tls_lose_device(leg->tls);
+    stats_add(s->env->stats, STAT_SEALS_ONLY_LOST, leg->fallback == DP_FALLBACK_SEALS_ONLY);
     leg->fallback = DP_FALLBACK_LINK_CHANGED;
     stats_add(s->env->stats, STAT_FALLBACK_0 + DP_FALLBACK_LINK_CHANGED, 1);
     return true;

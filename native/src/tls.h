@@ -85,6 +85,7 @@ void tls_want_kernel_records(struct tls *tls, struct buffers *buffers, bool devi
  * 1 = done, and tls_record is another; 0 = not yet; -ENOTSUP = it will not be, tls_fallback says
  * why, and reading and writing go on. */
 DP_MUST_CHECK int tls_move_to_kernel(struct tls *tls, bool device);
+uint64_t tls_installed_ns(const struct tls *tls); /* by clock_ns, just before its NIC had its keys */
 void tls_lose_device(struct tls *tls);         /* its NIC seals no more: the kernel does */
 /* After the handshake: why no NIC would seal these records; NONE = one might. */
 uint8_t tls_device_refusal(const struct tls *tls); /* enum dp_fallback */

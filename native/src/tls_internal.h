@@ -75,6 +75,7 @@ struct tls {
     bool wants_kernel;           /* ktls rather than user */
     bool wants_device;           /* but only if a NIC might do it */
     uint8_t fallback;            /* enum dp_fallback: why not ktls */
+    uint64_t installed_ns;       /* just before the kernel was asked; 0 = it was not */
     struct buffer *inbox;        /* owned; what OpenSSL has not read yet; never if wants_kernel */
     uint8_t secrets[2][KEYS_SECRET_MAX]; /* by enum keys_side; wiped when handed over */
     uint8_t secret_sizes[2];     /* 0 = not known yet */

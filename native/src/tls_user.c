@@ -7,6 +7,7 @@
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 
+#include "clock.h"
 #include "tls_internal.h"
 
 static enum keys_side our_side(const struct tls *tls)
@@ -146,12 +147,10 @@ static int install(struct tls *tls, const struct ktls_direction *read,
         .buffers = tls->buffers,
         .owner = owner_of(tls),
     };
-    enum dp_fallback why;
+    enum dp_fallback why = DP_FALLBACK_NONE;
+    tls->installed_ns = clock_ns();
     int r = record_ktls_new(&spec, &tls->ktls, &why);
-    if (r < 0)
-        tls->fallback = (uint8_t)why;
-    else if (device && tls_record(tls)->ops->layer != DP_RECORD_NIC)
-        tls->fallback = DP_FALLBACK_NO_DEVICE;
+    tls->fallback = (uint8_t)why;
     return r;
 }
 
@@ -191,6 +190,11 @@ int tls_move_to_kernel(struct tls *tls, bool device)
     record_user_free(tls->user);
     tls->user = NULL;
     return 1;
+}
+
+uint64_t tls_installed_ns(const struct tls *tls)
+{
+    return tls->installed_ns;
 }
 
 void tls_lose_device(struct tls *tls)

@@ -350,34 +350,42 @@ static void each_step_refused(void)
 
 static void the_device_is_seen_by_its_count(void)
 {
-    static const char none[] = "TlsCurrTxSw 1\nTlsTxSw 5\nTlsTxDevice 7\nTlsRxDevice 3\n";
-    static const char more[] = "TlsCurrTxSw 1\nTlsTxSw 5\nTlsTxDevice 8\nTlsRxDevice 4\n";
-    static const char receives[] = "TlsCurrTxSw 1\nTlsTxSw 5\nTlsTxDevice 7\nTlsRxDevice 4\n";
-    static const char kernels[] = "TlsCurrTxSw 2\nTlsTxSw 6\nTlsTxDevice 7\nTlsRxDevice 3\n";
-    static const char two[] = "TlsCurrTxSw 1\nTlsTxSw 5\nTlsTxDevice 9\nTlsRxDevice 5\n";
-    static const char one_each[] = "TlsCurrTxSw 2\nTlsTxSw 6\nTlsTxDevice 8\nTlsRxDevice 4\n";
+#define FLOWS(tx_sw, rx_sw, tx_device, rx_device) \
+    "TlsCurrTxSw " #tx_sw "\nTlsCurrRxDevice 9\nTlsTxSw " #tx_sw "\nTlsRxSw " #rx_sw \
+    "\nTlsTxDevice " #tx_device "\nTlsRxDevice " #rx_device "\n"
+    static const char before[] = FLOWS(5, 6, 7, 8);
     static const struct {
         const char *before, *after;
         int result;              /* of TLS_TX */
-        bool device;
+        enum dp_fallback why;
     } cases[] = {
-        {none, more, 0, true}, {none, none, 0, false}, {none, receives, 0, false},
-        {NULL, NULL, 0, false}, {"", "", 0, false}, {none, more, -EINVAL, false},
-        {none, kernels, 0, false},
-        {none, two, 0, true},      /* another process's too */
-        {none, one_each, 0, false} /* which of them is ours? */
+        {before, FLOWS(5, 6, 8, 9), 0, DP_FALLBACK_NONE},
+        {before, FLOWS(5, 7, 8, 8), 0, DP_FALLBACK_SEALS_ONLY},
+        {before, FLOWS(6, 6, 7, 9), 0, DP_FALLBACK_NO_DEVICE},
+        {before, FLOWS(6, 7, 7, 8), 0, DP_FALLBACK_NO_DEVICE},
+        {before, FLOWS(5, 6, 8, 9), -EINVAL, DP_FALLBACK_KERNEL_CIPHER},
+        {before, FLOWS(5, 6, 9, 10), 0, DP_FALLBACK_NONE}, /* another process's too */
+        {before, FLOWS(5, 8, 9, 8), 0, DP_FALLBACK_SEALS_ONLY},
+        {before, FLOWS(6, 7, 8, 9), 0, DP_FALLBACK_IN_DOUBT}, /* which of them is ours? */
+        {before, FLOWS(5, 7, 8, 9), 0, DP_FALLBACK_IN_DOUBT},
+        {before, FLOWS(6, 6, 8, 9), 0, DP_FALLBACK_IN_DOUBT},
+        {before, before, 0, DP_FALLBACK_IN_DOUBT},
+        {before, NULL, 0, DP_FALLBACK_IN_DOUBT},
+        {NULL, before, 0, DP_FALLBACK_IN_DOUBT},
+        {NULL, NULL, 0, DP_FALLBACK_IN_DOUBT},
+        {"", "", 0, DP_FALLBACK_IN_DOUBT},
     };
+#undef FLOWS
     const struct ktls_direction direction = {.secret = tx_secret};
     for (size_t i = 0; i < DP_COUNT(cases); i++) {
         enum dp_fallback why = DP_FALLBACK_NONE;
-        bool device = false;
         kernel_begin();
         stat_before = cases[i].before;
         stat_after = cases[i].after;
         results[1] = cases[i].result;
-        CHECK_INT(ktls_install_seen(FD, 0xc02b, &direction, &direction, &why, &device),
+        CHECK_INT(ktls_install_seen(FD, 0xc02b, &direction, &direction, &why),
                   cases[i].result < 0 ? -ENOTSUP : 0);
-        CHECK_INT(device, cases[i].device);
+        CHECK_INT(why, cases[i].why);
     }
     sys = &sys_real;
 }

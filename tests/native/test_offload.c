@@ -267,12 +267,15 @@ static void auto_takes_the_cheaper(void)
 
 /* A kernel with a NIC, played by the test: it takes every key, counts, and leaves bytes as they are
  * at both ends. */
-static atomic_uint on_the_card;
+static atomic_uint on_the_card, opened_beside;
+static bool card_opens;          /* or leaves that to the kernel */
 
 static int card_setsockopt(int fd, int level, int name, const void *value, socklen_t len)
 {
     if (level == SOL_TLS && name == TLS_TX)
         atomic_fetch_add(&on_the_card, 1);
+    if (level == SOL_TLS && name == TLS_RX)
+        atomic_fetch_add(&opened_beside, 1);
     return level == SOL_TLS || (level == IPPROTO_TCP && name == TCP_ULP)
                ? 0
                : sys_real.setsockopt(fd, level, name, value, len);
@@ -283,7 +286,8 @@ static int card_open(const char *path)
     if (!CHECK_TEXT(path, "/proc/self/net/tls_stat"))
         return -ENOENT;
     char text[64];
-    int len = snprintf(text, sizeof(text), "TlsTxDevice %u\n", atomic_load(&on_the_card));
+    int len = snprintf(text, sizeof(text), "TlsTxDevice %u\n%s %u\n", atomic_load(&on_the_card),
+                       card_opens ? "TlsRxDevice" : "TlsRxSw", atomic_load(&opened_beside));
     int fd = memfd_create("tls_stat", 0);
     if (fd < 0 || write(fd, text, (size_t)len) != len || lseek(fd, 0, SEEK_SET) != 0)
         abort();
@@ -305,6 +309,16 @@ static ssize_t card_recvmsg(int fd, struct msghdr *message, int flags)
     return n;
 }
 
+static struct sys_table with_a_card(bool opens)
+{
+    struct sys_table table = sys_real;
+    table.setsockopt = card_setsockopt;
+    table.open = card_open;
+    table.recvmsg = card_recvmsg;
+    card_opens = opens;
+    return table;
+}
+
 /* Says it behind another, so that the first has been looked after when the second is taken. */
 static void lose(const struct site *site, const char *address, uint64_t seen_ns)
 {
@@ -321,16 +335,13 @@ static void lose(const struct site *site, const char *address, uint64_t seen_ns)
 
 /* What the card has is the kernel's own once its link is lost, for good, and that is told and
  * counted; other links' and later legs are not concerned. */
-static void a_link_is_lost(void)
+static void lose_a_link(uint8_t why)
 {
     static const dp_offload at_a = {.records = DP_PREFER_NIC, .tls12 = DP_TLS12_PREFER},
                             at_b = {.records = DP_PREFER_NIC, .tls12 = DP_TLS12_ALLOW};
     static const char a_end[] = "127.0.0.1", b_end[] = "127.0.2.1";
     const uint32_t lost = STAT_FALLBACK_0 + DP_FALLBACK_LINK_CHANGED;
-    struct sys_table table = sys_real;
-    table.setsockopt = card_setsockopt;
-    table.open = card_open;
-    table.recvmsg = card_recvmsg;
+    struct sys_table table = with_a_card(why == DP_FALLBACK_NONE);
     sys = &table;
     uint16_t port;
     int clients[2] = {-1, -1}, accepted[2] = {-1, -1};
@@ -359,7 +370,7 @@ static void a_link_is_lost(void)
         const struct site_event *event = site_wait_event(&a, DP_EVENT_OPEN);
         if (CHECK(event != NULL)) {
             CHECK_INT(event->head.up_layer, DP_RECORD_NIC);
-            CHECK_INT(event->head.up_fallback, DP_FALLBACK_NONE);
+            CHECK_INT(event->head.up_fallback, why);
         }
         if (i == 1)
             break;
@@ -385,7 +396,8 @@ static void a_link_is_lost(void)
     CHECK_INT(site_stat(&a, lost), 1);
     CHECK_INT(site_stat(&b, lost), 1);
     CHECK_INT(site_stat(&a, STAT_RECORDS_NIC), 2);
-    CHECK_INT(site_stat(&a, STAT_FALLBACK_0 + DP_FALLBACK_NONE), 2);
+    CHECK_INT(site_stat(&a, STAT_FALLBACK_0 + why), 2);
+    CHECK_INT(site_stat(&a, STAT_SEALS_ONLY_LOST), why == DP_FALLBACK_SEALS_ONLY);
     CHECK_INT(sum(&a, STAT_RECORDS_OPENSSL, 4), 2);
     CHECK_INT(sum(&a, STAT_FALLBACK_0, DP_FALLBACK_COUNT), 2 + 1);
     CHECK(site_echo(clients[1], accepted[1]));
@@ -399,5 +411,53 @@ static void a_link_is_lost(void)
     sys = &sys_real;
 }
 
+static void a_link_is_lost(void)
+{
+    lose_a_link(DP_FALLBACK_NONE);
+}
+
+static void a_link_of_a_card_that_only_seals_is_lost(void)
+{
+    lose_a_link(DP_FALLBACK_SEALS_ONLY);
+}
+
+/* The loss was before the card had the leg, though the leg was there: told again, as to a process
+ * that connects anew, it is none of the leg's. */
+static void a_link_was_lost_before_the_card_had_the_leg(void)
+{
+    static const dp_offload at_a = {.records = DP_PREFER_NIC, .tls12 = DP_TLS12_PREFER,
+                                    .bytes_min = LATE},
+                            at_b = {.records = DP_PREFER_USER, .tls12 = DP_TLS12_ALLOW};
+    static const uint8_t bulk[LATE];
+    static uint8_t got[LATE];
+    const uint32_t lost = STAT_FALLBACK_0 + DP_FALLBACK_LINK_CHANGED;
+    struct sys_table table = with_a_card(true);
+    sys = &table;
+    uint16_t port;
+    site_init_pair(&a, &b);
+    a.offload = &at_a;
+    b.offload = &at_b;
+    int service = site_listen(&port);
+    site_add_plain(&b.inbound, port);
+    site_start_pair(&a, &b);
+    int client = site_connect(&a, "127.0.1.1"), accepted = client >= 0 ? site_accept(service) : -1;
+    CHECK(accepted >= 0 && site_echo(client, accepted));
+    uint64_t seen_ns = clock_ns();
+    lose(&a, "127.0.0.1", seen_ns);
+    CHECK(site_send(client, bulk, sizeof(bulk)) && site_receive(accepted, got, sizeof(got)));
+    CHECK(site_wait_stat(&a, STAT_RECORDS_NIC, 1));
+    lose(&a, "127.0.0.1", seen_ns);
+    CHECK_INT(site_stat(&a, lost), 0);
+    lose(&a, "127.0.0.1", clock_ns());
+    CHECK_INT(site_stat(&a, lost), 1);
+    close(client); /* the other end has keys, and the card leaves bytes as they are */
+    close(accepted);
+    close(service);
+    site_fini(&a);
+    site_fini(&b);
+    sys = &sys_real;
+}
+
 SITE_TEST_MAIN(TEST(every_profile), TEST(a_peer_that_does_not_agree), TEST(auto_takes_the_cheaper),
-               TEST(a_link_is_lost))
+               TEST(a_link_is_lost), TEST(a_link_of_a_card_that_only_seals_is_lost),
+               TEST(a_link_was_lost_before_the_card_had_the_leg))

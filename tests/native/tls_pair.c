@@ -156,8 +156,8 @@ static void want_records(struct tls *tls, uint8_t layer, struct buffers *buffers
 {
     if (layer == DP_RECORD_USER)
         tls_want_user_records(tls, buffers);
-    else if (layer == DP_RECORD_KTLS)
-        tls_want_kernel_records(tls, buffers, false);
+    else if (layer == DP_RECORD_KTLS || layer == DP_RECORD_NIC)
+        tls_want_kernel_records(tls, buffers, layer == DP_RECORD_NIC);
 }
 
 void pair_open(struct pair *pair, struct sites *sites, const struct dp_leaf *leaf,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from appliance.observe.ledger import COUNTERS, LAYERS, ledger
 from appliance.observe.metrics import Numbers, families
 from dataplane import binding
@@ -37,6 +39,28 @@ def test_a_leg_that_a_nic_lost_is_where_it_is_now() -> None:
     assert held.legs == sum(held.reasons.values()) == 8
     early = ledger({"records_nic": 1, "fallback_none": 1, "fallback_link_changed": 2})
     assert (early.legs, early.layers["ktls"], early.reasons["link_changed"]) == (1, 1, 1)
+
+
+def test_a_lost_leg_leaves_the_reason_that_it_began_with() -> None:
+    counted = {"records_nic": 5, "fallback_none": 2, "fallback_seals_only": 3}
+    for lost, only in ((1, 0), (1, 1), (3, 2), (5, 3)):
+        held = ledger({**counted, "fallback_link_changed": lost, "seals_only_lost": only})
+        assert (held.layers["nic"], held.layers["ktls"]) == (5 - lost, lost)
+        assert held.reasons["none"] == 2 - (lost - only)
+        assert held.reasons["seals_only"] == 3 - only
+        assert held.reasons["link_changed"] == lost
+
+
+def test_sums_agree_whichever_counters_were_read_late() -> None:
+    names = ("records_nic", "fallback_none", "fallback_seals_only", "fallback_link_changed",
+             "seals_only_lost")  # fmt: skip
+    for numbers in product(range(4), repeat=len(names)):
+        counted = dict(zip(names, numbers, strict=True))
+        held = ledger(counted)
+        assert min(*held.layers.values(), *held.reasons.values()) >= 0, counted
+        assert held.legs == counted["records_nic"]
+        began = counted["fallback_none"] + counted["fallback_seals_only"]
+        assert sum(held.reasons.values()) == began
 
 
 def test_metrics_have_it_by_layer_and_by_reason_and_nowhere_else() -> None:
