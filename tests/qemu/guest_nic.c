@@ -38,6 +38,15 @@ struct two {                     /* one connection: a's end is the client's, b's
     struct record *ends[2];
 };
 
+/* In its own namespace, whose counts tell whether the adapter took it. */
+static int shake(int end, struct tls *tls, const struct dp_snapshot *snap)
+{
+    cable_enter(end);
+    int r = tls_handshake(tls, snap);
+    cable_enter(-1);
+    return r;
+}
+
 static bool shakes(struct pair *pair)
 {
     pair->client_result = pair->server_result = 0;
@@ -45,9 +54,9 @@ static bool shakes(struct pair *pair)
         struct pollfd waits[] = {{.fd = pair->client_fd, .events = POLLIN},
                                  {.fd = pair->server_fd, .events = POLLIN}};
         if (pair->client_result == 0)
-            pair->client_result = tls_handshake(pair->client, sites.snap_a);
+            pair->client_result = shake(0, pair->client, sites.snap_a);
         if (pair->server_result == 0)
-            pair->server_result = tls_handshake(pair->server, sites.snap_b);
+            pair->server_result = shake(1, pair->server, sites.snap_b);
         if (pair->client_result < 0 || pair->server_result < 0)
             return false;
         if (pair->client_result == 1 && pair->server_result == 1)
@@ -119,14 +128,15 @@ static struct work work_done(void)
     return since;
 }
 
-/* Which ends have the kernel's records; the other has other. */
+/* Which ends have the kernel's records, asked for as this layer; the other has other. */
+static uint8_t kernels_layer = DP_RECORD_KTLS;
 enum kernels { SENDER = 1, RECEIVER = 2, BOTH = 3 };
 
 static bool two_open(struct two *two, enum kernels kernels, uint8_t other)
 {
     bool good = true;
-    pair_client_layer = kernels & SENDER ? DP_RECORD_KTLS : other;
-    pair_server_layer = kernels & RECEIVER ? DP_RECORD_KTLS : other;
+    pair_client_layer = kernels & SENDER ? kernels_layer : other;
+    pair_server_layer = kernels & RECEIVER ? kernels_layer : other;
     pair_open(&two->pair, &sites, sites.web, PAYMENTS_SNI, PAYMENTS_ID);
     if (!CHECK(shakes(&two->pair))) {
         printf("# a: %s; b: %s\n", tls_detail(two->pair.client), tls_detail(two->pair.server));
@@ -134,8 +144,10 @@ static bool two_open(struct two *two, enum kernels kernels, uint8_t other)
     }
     two->ends[0] = tls_record(two->pair.client);
     two->ends[1] = tls_record(two->pair.server);
-    CHECK_INT(two->ends[0]->ops->layer, pair_client_layer);
-    CHECK_INT(two->ends[1]->ops->layer, pair_server_layer);
+    if (kernels_layer == DP_RECORD_KTLS) { /* else the adapter's, or not: check_booked */
+        CHECK_INT(two->ends[0]->ops->layer, pair_client_layer);
+        CHECK_INT(two->ends[1]->ops->layer, pair_server_layer);
+    }
     /* What came while the keys were on their way to the adapter it has not opened, and has then to
      * find its place. */
     for (int i = 0; i < 4; i++)
@@ -155,6 +167,12 @@ static void check_conf(struct two *two, int end, uint16_t tx, uint16_t rx)
     struct cable_conf conf = cable_conf(end, two->ends[end]->fd);
     CHECK_INT(conf.tx, tx);
     CHECK_INT(conf.rx, rx);
+}
+
+static void check_booked(struct two *two, int end, uint8_t layer, uint8_t why)
+{
+    CHECK_INT(two->ends[end]->ops->layer, layer);
+    CHECK_INT(tls_fallback(end == 0 ? two->pair.client : two->pair.server), why);
 }
 
 /* Without this, silence on the cable would prove nothing. */
@@ -250,13 +268,19 @@ static void tls_13_is_the_kernels(void)
 static void a_feature_is_off(void)
 {
     struct two two, older;
+    kernels_layer = DP_RECORD_NIC;
     REQUIRE(two_open_usual(&older, BOTH));
+    for (int i = 0; i < 2; i++)
+        check_booked(&older, i, DP_RECORD_NIC, DP_FALLBACK_NONE);
     for (int i = 0; i < 2; i++) {
         cable_feature(i, "tls-hw-tx-offload", false);
         cable_feature(i, "tls-hw-rx-offload", false);
     }
-    if (two_open_usual(&two, BOTH))
+    if (two_open_usual(&two, BOTH)) {
+        check_booked(&two, 0, DP_RECORD_KTLS, DP_FALLBACK_NO_DEVICE);
+        check_booked(&two, 1, DP_RECORD_KTLS, DP_FALLBACK_NO_DEVICE);
         check_by_the_kernel(&two, TLS_CONF_SW, TLS_CONF_SW);
+    }
     two_close(&two);
     check_conf(&older, 0, TLS_CONF_HW, TLS_CONF_HW); /* it counts for new connections alone */
     CHECK(carry(&older, 0, TOTAL, NULL));
@@ -264,6 +288,8 @@ static void a_feature_is_off(void)
     two_close(&older);
     cable_feature(0, "tls-hw-tx-offload", true);
     if (two_open_usual(&two, BOTH)) {
+        check_booked(&two, 0, DP_RECORD_NIC, DP_FALLBACK_SEALS_ONLY);
+        check_booked(&two, 1, DP_RECORD_KTLS, DP_FALLBACK_NO_DEVICE);
         check_conf(&two, 0, TLS_CONF_HW, TLS_CONF_SW);
         check_conf(&two, 1, TLS_CONF_SW, TLS_CONF_SW);
         CHECK(carry(&two, 0, TOTAL, NULL));
@@ -275,6 +301,7 @@ static void a_feature_is_off(void)
     cable_feature(0, "tls-hw-rx-offload", true);
     cable_feature(1, "tls-hw-tx-offload", true);
     cable_feature(1, "tls-hw-rx-offload", true);
+    kernels_layer = DP_RECORD_KTLS;
 }
 
 static void the_adapter_is_full(void)
