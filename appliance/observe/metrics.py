@@ -90,12 +90,15 @@ def families(numbers: Numbers) -> Iterator[Metric]:
 
 
 def _ledger(counters: Mapping[str, int]) -> Iterator[Metric]:
-    """Both sum up to the number of TLS legs, but for those that link_changed counts a second time:
-    what a counter holds cannot be taken back."""
+    """Layers sum up to the number of TLS legs; reasons to that and those that link_changed counts a
+    second time: what a counter holds cannot be taken back."""
     for name, text, label, prefix, values in (
-        ("sluice_records", "TLS legs by who has their records", "layer", LAYER, LAYERS),
+        ("sluice_records", "TLS legs by who has their records first; nic: also those that its link "
+         "has lost since, which are the kernel's now: sluice_record_fallbacks' link_changed",
+         "layer", LAYER, LAYERS),
         ("sluice_record_fallbacks", "TLS legs by why their records are not where the profile "
-         "would have them; none = they are; link_changed = they were, until a link was lost",
+         "would have them; none = they are; seals_only = the NIC seals, the kernel opens; "
+         "link_changed = they were the NIC's until its link was lost, counted a second time",
          "reason", FALLBACK, REASONS),
     ):  # fmt: skip
         family = CounterMetricFamily(name, text, labels=[label])
