@@ -54,7 +54,7 @@ def enter() -> None:
         command = [
             *("unshare", "--net", "--mount", "--", "sh", "-c"),
             'mount --bind "$1" "$2" && shift 2 && exec "$@"',
-            *("sh", str(ROOT), str(OPEN), str(python), "-m", "perf.run", *sys.argv[1:]),
+            *("sh", str(ROOT), str(OPEN), str(python), "-P", "-m", "perf.run", *sys.argv[1:]),
         ]
         environment = {**os.environ, INSIDE: "1", "PYTHONPATH": str(OPEN)}
         os.execvpe(command[0], command, environment)
