@@ -31,6 +31,8 @@ BUILD = ROOT / "build" / "qemu"
 TIMEOUT_S = 600  # several times what an idle machine of two cores takes
 QEMU = "qemu-system-x86_64"
 PROGRAMS, SITES, COST = "", "two_sites", "cost"
+# One thread: with one a processor, a guest that patches its own code may run what was there before.
+EMULATED = ("-accel", "tcg,thread=single", "-smp", "2")
 COUNTING = ("-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0")
 SIMPLE = ",erms=off,fsrm=off"  # or each byte of a copy would count as an instruction
 CPU = "max,la57=off,smap=off,smep=off,pku=off,pks=off"  # without what only slows an emulator
@@ -111,7 +113,7 @@ class Guest:
         )
         return [
             QEMU,
-            *(COUNTING if counts else ("-accel", "tcg", "-smp", "2")),
+            *(COUNTING if counts else EMULATED),
             *("-cpu", CPU + (SIMPLE if counts else ""), "-m", "2G"),
             *("-nographic", "-no-reboot", "-nic", "none"),
             *("-kernel", str(debian.image), "-initrd", str(archive), "-append", append),
