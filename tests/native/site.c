@@ -3,6 +3,7 @@
 #include "site.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
@@ -404,9 +405,15 @@ int site_connect_to(const char *from, const char *to, uint16_t port)
     MUST(bind(fd, (struct sockaddr *)&peer, len) == 0);
     site_address(to, addr);
     len = address_to_socket(addr, port, &peer);
-    if (connect(fd, (struct sockaddr *)&peer, len) == 0)
+    /* connect() would itself return, and forget, the reset that came before it woke. */
+    MUST(fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
+    bool begun = connect(fd, (struct sockaddr *)&peer, len) == 0 || errno == EINPROGRESS;
+    struct pollfd connected = {.fd = fd, .events = POLLOUT};
+    if (begun && poll(&connected, 1, SITE_WAIT_MS) == 1) {
+        MUST(fcntl(fd, F_SETFL, 0) == 0);
         return fd;
-    printf("# connect: %s\n", strerror(errno));
+    }
+    printf("# connect: %s\n", strerror(begun ? ETIMEDOUT : errno));
     close(fd);
     return -1;
 }

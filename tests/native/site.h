@@ -83,7 +83,8 @@ const struct site_event *site_wait_event(struct site *site, uint16_t kind);
 bool site_wait_stat(const struct site *site, uint32_t stat, uint64_t at_least);
 bool site_wait_idle(const struct site *site);    /* no stream is left */
 
-/* Blocking sockets with a receive timeout; -1 = failed. */
+/* Blocking sockets with a receive timeout; -1 = failed. Whom a peer refused or reset at once is
+ * told so by the first read or write. */
 int site_listen(uint16_t *ret_port);             /* a service on 127.0.3.1 */
 int site_listen_on(const char *address, uint16_t *ret_port);
 int site_connect(const struct site *site, const char *from); /* to the VIP */
