@@ -10,6 +10,7 @@ daemon. That needs the box: over mTLS from elsewhere, identities must be approve
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, cast
@@ -216,16 +217,22 @@ class AdminClient(Client):
         request = pb.ApplyRequest(
             sources=_sources(sources),
             dry_run=dry_run,
-            approve_first=not dry_run,
+            approve_first=not dry_run and self._remote is None,
             confirm_seconds=confirm_seconds,
             replace=replace,
         )
-        reply: pb.ApplyReply = await self._call(self._stub.Apply, request)
-        if dry_run or not reply.identities:
-            return reply
-        # Documents make no agents, so nothing they name is ever surer than a port of its own.
-        named = accounts(load([Source(file, text) for file, text in sources]))
-        await self._approve(reply.identities, Grade.PORT, named)
+        if not request.approve_first:
+            return await self._call(self._stub.Apply, request)
+        # Read while the daemon reads it too: should it want approvals, they are asked for at once.
+        named = asyncio.get_running_loop().run_in_executor(None, _named, sources)
+        try:
+            reply: pb.ApplyReply = await self._call(self._stub.Apply, request)
+            if not reply.identities:
+                return reply
+            # Documents make no agents, so nothing they name is ever surer than a port of its own.
+            await self._approve(reply.identities, Grade.PORT, await named)
+        finally:
+            named.cancel()
         request.approve_first = False
         return await self._call(self._stub.Apply, request)
 
@@ -298,6 +305,10 @@ def _grade(request: pb.AddHostRequest) -> Grade:
     if request.interface:
         return Grade.PORT
     return Grade.L2 if request.mac else Grade.L3
+
+
+def _named(sources: Sequence[tuple[str, str]]) -> Set[tuple[str, str]]:
+    return accounts(load([Source(file, text) for file, text in sources]))
 
 
 def _sources(sources: Sequence[tuple[str, str]]) -> list[pb.Source]:
