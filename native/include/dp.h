@@ -280,8 +280,8 @@ typedef struct dp_bundle dp_bundle;
 uint32_t dp_abi_version(void);
 
 /* Certificates. Leaves and bundles are shared objects: one may be in several snapshots, so that
- * a publish does not parse again what did not change. -EINVAL: not PEM, key and leaf do not
- * match, not exactly one SPIFFE ID, another ID than given. */
+ * a publish does not parse again what did not change. -EINVAL: not PEM, a key that is not PKCS #8
+ * or not the leaf's, not exactly one SPIFFE ID, another ID than given. */
 int dp_leaf_new(const char *spiffe_id, const char *chain_pem, size_t chain_len,
                 const char *key_pem, size_t key_len, dp_leaf **ret);
 void dp_leaf_free(dp_leaf *leaf);

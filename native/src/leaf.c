@@ -10,6 +10,7 @@
 
 #include "snapshot.h"
 #include "spiffe.h"
+#include "tls_internal.h"
 
 enum { CHAIN_MAX = 8, BUNDLE_MAX = 64, PEM_MAX = 1 << 20 };
 
@@ -29,8 +30,13 @@ static int parse_certificates(const char *pem, size_t len, int max, STACK_OF(X50
     int r = bio != NULL && certs != NULL ? 0 : -ENOMEM;
     while (r == 0) {
         ERR_clear_error();
-        X509 *cert = PEM_read_bio_X509(bio, NULL, no_password, NULL);
+        X509 *cert = X509_new_ex(tls_library_reader(), NULL);
         if (cert == NULL) {
+            r = -ENOMEM;
+            break;
+        }
+        if (PEM_read_bio_X509(bio, &cert, no_password, NULL) == NULL) {
+            X509_free(cert);
             if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)
                 r = -EINVAL;
             break;
@@ -53,7 +59,7 @@ static int parse_certificates(const char *pem, size_t len, int max, STACK_OF(X50
     return r;
 }
 
-/* The key of that certificate's kind: told what to look for, OpenSSL 3.0 is four times as fast. */
+/* PKCS #8, of that certificate's kind: told what to look for, OpenSSL 3.0 is ten times as fast. */
 static int parse_key(const char *pem, size_t len, X509 *cert, EVP_PKEY **ret)
 {
     if (pem == NULL || len == 0 || len > PEM_MAX)
@@ -63,12 +69,19 @@ static int parse_key(const char *pem, size_t len, X509 *cert, EVP_PKEY **ret)
     if (kind == NULL)
         return -EINVAL;
     BIO *bio = BIO_new_mem_buf(pem, (int)len);
-    OSSL_DECODER_CTX *decoder =
-        OSSL_DECODER_CTX_new_for_pkey(&key, "PEM", NULL, kind, EVP_PKEY_KEYPAIR, NULL, NULL);
+    OSSL_DECODER_CTX *decoder = OSSL_DECODER_CTX_new_for_pkey(
+        &key, "DER", "PrivateKeyInfo", kind, EVP_PKEY_KEYPAIR, tls_library_reader(), NULL);
+    unsigned char *der = NULL;
+    long size = 0;
     int r = bio != NULL && decoder != NULL ? 0 : -ENOMEM;
-    if (r == 0 && (OSSL_DECODER_CTX_set_pem_password_cb(decoder, no_password, NULL) != 1 ||
-                   OSSL_DECODER_from_bio(decoder, bio) != 1))
+    if (r == 0 && PEM_bytes_read_bio(&der, &size, NULL, PEM_STRING_PKCS8INF, bio, no_password,
+                                     NULL) != 1)
         r = -EINVAL;
+    const unsigned char *at = der;
+    size_t left = (size_t)size;
+    if (r == 0 && (OSSL_DECODER_from_data(decoder, &at, &left) != 1 || left > 0))
+        r = -EINVAL;
+    OPENSSL_clear_free(der, (size_t)size);
     OSSL_DECODER_CTX_free(decoder);
     BIO_free(bio);
     ERR_clear_error();

@@ -3,9 +3,9 @@
  * was ever fetched, whether it might serve: that is most of decoding a certificate. So handshakes
  * see the default provider with the few ciphers and kinds of keys that a mesh link can have, and
  * without decoders: tls_verify.c gives them the peer's certificate with its key, as it was read by a
- * third view that has those. And a session's certificate, which OpenSSL decodes with whatever the
- * thread has, never gets its key: nobody asks for that, since resumption rests on the session's own
- * secret.
+ * third view that has those; our own leaves and bundles are read by it too (leaf.c). And a session's
+ * certificate, which OpenSSL decodes with whatever the thread has, never gets its key: nobody asks
+ * for that, since resumption rests on the session's own secret.
  * Of its algorithms none is added, and one alone is ours (tls_kdf.c). Reads no file. */
 #include <openssl/core_dispatch.h>
 #include <openssl/crypto.h>
@@ -14,25 +14,25 @@
 
 #include "tls_internal.h"
 
-enum { KINDS_MAX = 8, ALGORITHMS_MAX = 16 };
+enum { KINDS_MAX = 8, PROPERTIES_MAX = 2, ALGORITHMS_MAX = 16 };
 
 /* Of an operation only these kinds of algorithms, by their first names. */
 static struct choice {
     int operation;
     const OSSL_DISPATCH *ours;   /* instead of the first kind's; NULL = none */
-    const char *property;        /* that its definition must contain; "" = any */
+    const char *properties[PROPERTIES_MAX]; /* one of them its definition must contain */
     const char *kinds[KINDS_MAX];
     OSSL_ALGORITHM found[ALGORITHMS_MAX + 1];
 } choices[] = {
-    {OSSL_OP_DECODER, NULL, "structure=SubjectPublicKeyInfo",
+    {OSSL_OP_DECODER, NULL, {"structure=SubjectPublicKeyInfo", "structure=PrivateKeyInfo"},
      {"EC", "RSA", "RSA-PSS", "ED25519", "ED448"}, {{0}}},
     /* HMAC's is of the binder that goes with a ticket. */
-    {OSSL_OP_KEYMGMT, NULL, "",
+    {OSSL_OP_KEYMGMT, NULL, {""},
      {"EC", "RSA", "RSA-PSS", "ED25519", "ED448", "X25519", "HMAC"}, {{0}}},
     /* Of suites, tls.c's and tls_profile.c's; of tickets. */
-    {OSSL_OP_CIPHER, NULL, "",
+    {OSSL_OP_CIPHER, NULL, {""},
      {"AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305", "AES-256-CBC"}, {{0}}},
-    {OSSL_OP_KDF, tls_kdf, "", {"TLS13-KDF", "TLS1-PRF"}, {{0}}},
+    {OSSL_OP_KDF, tls_kdf, {""}, {"TLS13-KDF", "TLS1-PRF"}, {{0}}},
 };
 
 static struct {                  /* made once a process, and kept; choices too */
@@ -47,7 +47,10 @@ static struct {                  /* made once a process, and kept; choices too *
 /* Which kind of the choice's it is; KINDS_MAX = none. */
 static size_t kind_of(const struct choice *choice, const OSSL_ALGORITHM *algorithm)
 {
-    if (strstr(algorithm->property_definition, choice->property) == NULL)
+    bool fits = false;
+    for (size_t i = 0; i < PROPERTIES_MAX && choice->properties[i] != NULL; i++)
+        fits |= strstr(algorithm->property_definition, choice->properties[i]) != NULL;
+    if (!fits)
         return KINDS_MAX;
     for (size_t i = 0; i < KINDS_MAX && choice->kinds[i] != NULL; i++) {
         size_t len = strlen(choice->kinds[i]); /* other names may follow */
