@@ -92,8 +92,8 @@ void site_init(struct site *site, const char *trust_domain, uint32_t workers)
 
     site->config = (dp_config){
         .workers = workers, .streams_max = 256, .pipes_max = 16, .handshakes_per_turn = 4,
-        .sessions_max = 64, .event_bytes = 1 << 18, .handshake_timeout_ms = 5000,
-        .header_timeout_ms = 5000, .records = site_records,
+        .sessions_max = 64, .event_bytes = 1 << 18, .handshake_timeout_ms = SITE_WAIT_MS,
+        .header_timeout_ms = SITE_WAIT_MS, .records = site_records,
     };
     site_address("127.77.0.1", site->vip);
     site_address("127.0.1.1", site->host_addr);
@@ -105,7 +105,7 @@ void site_init(struct site *site, const char *trust_domain, uint32_t workers)
     site->service = (dp_service){
         .name = "payments.default", .namespace_ = "default", .mtls = DP_MTLS_STRICT,
         .port = PORT_MESH_SERVICE, .grade_min = DP_GRADE_L3, .outbound_set = SITE_OUTBOUND,
-        .connect_timeout_ms = 2000, .attempts_max = 3,
+        .connect_timeout_ms = SITE_WAIT_MS, .attempts_max = 3,
     };
     site->outbound.policy = site->inbound.policy =
         (dp_set_policy){.balance = DP_BALANCE_ROUND_ROBIN, .ejection_percent_max = 100};

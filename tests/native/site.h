@@ -8,7 +8,7 @@
 #include "stats.h"
 #include "tls.h"
 
-enum { SITE_ENDPOINTS_MAX = 8, SITE_EVENTS_MAX = 512, SITE_WAIT_MS = 10000 };
+enum { SITE_ENDPOINTS_MAX = 8, SITE_EVENTS_MAX = 512, SITE_WAIT_MS = 30000 };
 enum { SITE_OUTBOUND = 1, SITE_INBOUND = 2 }; /* set ids */
 
 struct site_event {
