@@ -588,19 +588,14 @@ static void inbound_goes_no_further(void)
 
 /* ---- retries, limits, ejection ---- */
 
-static uint16_t dead_port(void)
-{
-    uint16_t port;
-    close(site_listen(&port));
-    return port;
-}
+enum { DEAD_PORT = 1, DEAD_PORT_2 = 2 }; /* nobody listens, and the kernel gives them to nobody */
 
 static void retry_and_ejection(void)
 {
     struct pair *p = &pair;
     local_init(p);
     p->a.outbound.count = 0;
-    site_add_plain(&p->a.outbound, dead_port())->endpoint.name = "dead";
+    site_add_plain(&p->a.outbound, DEAD_PORT)->endpoint.name = "dead";
     struct site_endpoint *good = site_add_plain(&p->a.outbound, p->service_port);
     good->endpoint.priority = 1;
     p->a.outbound.policy.failures_consecutive = 2;
@@ -632,8 +627,8 @@ static void every_endpoint_fails(void)
     struct pair *p = &pair;
     local_init(p);
     p->a.outbound.count = 0;
-    site_add_plain(&p->a.outbound, dead_port());
-    site_add_plain(&p->a.outbound, dead_port());
+    site_add_plain(&p->a.outbound, DEAD_PORT);
+    site_add_plain(&p->a.outbound, DEAD_PORT_2);
     site_start(&p->a);
     p->client = site_connect(&p->a, "127.0.1.1");
     expect_refused(&p->a, p->client, DP_REASON_CONNECT_FAILED, "refused");
