@@ -332,9 +332,10 @@ static void handshakes_are_rationed(void)
     int clients[STREAMS];
     pair_init(p);
     p->a.config.handshakes_per_turn = p->b.config.handshakes_per_turn = 1;
-    pair_start(p);
-    for (int i = 0; i < STREAMS; i++)
+    site_open(&p->a);
+    for (int i = 0; i < STREAMS; i++) /* all are there when it starts */
         clients[i] = site_connect(&p->a, "127.0.1.1");
+    pair_start(p);
     for (int i = 0; i < STREAMS; i++) {
         int fd = site_accept(p->service);
         CHECK(fd >= 0);
