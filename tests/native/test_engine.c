@@ -854,7 +854,7 @@ static void garbage_instead_of_a_handshake(void)
 {
     struct pair *p = &pair;
     local_init(p);
-    p->a.config.handshake_timeout_ms = 200;
+    p->a.config.handshake_timeout_ms = 2000; /* time to say it, however busy */
     site_start(&p->a);
     int fd = site_connect_to("127.0.1.1", "127.0.2.1", p->a.mesh_port);
     CHECK(site_send(fd, "GET / HTTP/1.1\r\n\r\n", 18));
@@ -1087,7 +1087,7 @@ static void timeouts(void)
 {
     struct pair *p = &pair;
     local_init(p);
-    p->a.service.idle_timeout_ms = 50;
+    p->a.service.idle_timeout_ms = 2000; /* time for an echo, however busy */
     site_start(&p->a);
     if (CHECK(pair_open(p)) && CHECK(site_echo(p->client, p->accepted)))
         expect_closed(p, &p->a, DP_REASON_IDLE_TIMEOUT);
