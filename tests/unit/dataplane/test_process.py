@@ -121,7 +121,7 @@ async def say(sockets: Sockets, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(*sockets.transparent.getsockname())
     writer.write(data)
     writer.write_eof()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):  # a process may have to start first
         answer = await reader.read()
     await shut(writer)
     return answer
@@ -258,7 +258,7 @@ async def test_without_a_process_publishing_says_so_and_the_next_one_gets_it(
 async def test_a_stream_lives_through_a_hot_restart_and_none_is_refused(
     directory: Path, sockets: Sockets, client: Dataplanes, echo: int
 ) -> None:
-    with running(directory, sockets) as old:
+    with running(directory, sockets, drain_s=DEADLINE_S) as old:
         await client.publish(routed(3, sockets, echo))
         await client.publish_set(routed(3, sockets, echo).sets[0])
         reader, writer = await asyncio.open_connection(*sockets.transparent.getsockname())
