@@ -113,10 +113,10 @@ def test_an_unconfirmed_change_reverts_although_the_daemon_is_down_at_its_deadli
     pair: Pair,
 ) -> None:
     before = pair.apply(pair.a, change(1000)).revision
-    reply = pair.apply(pair.a, change(1001), confirm_s=8)
+    reply = pair.apply(pair.a, change(1001), confirm_s=25)  # time for a daemon to fail to start
     with pair.down(pair.a, "daemon"):
         assert time.time() < reply.confirm_deadline
-        until("the deadline", lambda: time.time() > reply.confirm_deadline)
+        until("the deadline", lambda: time.time() > reply.confirm_deadline, 60)
         assert pair.who("solo") != "a2"  # nobody is there to revert it yet
     until("the revert", lambda: daemon_is_back(pair) and pair.status(pair.a).revision == before)
     assert numbers(pair) == [1000, 1000]
@@ -147,10 +147,10 @@ def test_a_change_still_waits_after_the_daemon_was_killed_and_can_be_confirmed(
 def test_an_unconfirmed_change_reverts_in_the_data_plane_too(pair: Pair) -> None:
     """With the daemon up, and a data plane that was replaced meanwhile."""
     pair.apply(pair.a, change(1000))
-    pair.apply(pair.a, change(1001), confirm_s=15)
+    pair.apply(pair.a, change(1001), confirm_s=25)  # time for a data plane to start
     pair.supervisor(pair.a, "restart-dataplane")
     assert pair.who("solo") != "a2"
-    until("the revert", lambda: numbers(pair) == [1000, 1000])
+    until("the revert", lambda: numbers(pair) == [1000, 1000], 60)
     until("a2 answering again", lambda: pair.who("solo") == "a2")
     assert pair.who("echo") in ECHO
     pair.apply(pair.a)
