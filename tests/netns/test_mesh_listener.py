@@ -389,7 +389,7 @@ def test_a_session_is_of_no_use_for_another_service(attacker: Attacker) -> None:
 
 
 def test_a_session_dies_with_the_leaf(attacker: Attacker) -> None:
-    short = attacker.forge(attacker.site_a, WEB, now=time.time() - 57, ttl_s=60)
+    short = attacker.forge(attacker.site_a, WEB, now=time.time() - 50, ttl_s=60)
     client = TlsClient(short.files)
     first = attacker.speak(client)
     assert first.reason == link.CONNECTED
