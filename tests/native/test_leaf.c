@@ -118,6 +118,38 @@ static void a_key_with_a_password_is_refused(void)
     end();
 }
 
+/* What the daemon never makes: another form of key, and bytes after it. */
+static void a_key_is_pkcs8_and_nothing_more(void)
+{
+    begin();
+    struct dp_leaf *leaf = NULL;
+    const struct pki_spec good = {.uris = {ANN}};
+    BIO *bio = BIO_new(BIO_s_mem());
+    char pem[4096];
+    REQUIRE(PEM_write_bio_PrivateKey_traditional(bio, key, NULL, NULL, 0, NULL, NULL) == 1);
+    int len = BIO_read(bio, pem, sizeof(pem) - 1);
+    REQUIRE(len > 0);
+    pem[len] = '\0';
+    CHECK_INT(try_leaf(&good, pem, "", &leaf), -EINVAL);
+
+    PKCS8_PRIV_KEY_INFO *info = EVP_PKEY2PKCS8(key);
+    unsigned char der[512] = {0}, *at = der;
+    REQUIRE(info != NULL && i2d_PKCS8_PRIV_KEY_INFO(info, NULL) < (int)sizeof(der));
+    int size = i2d_PKCS8_PRIV_KEY_INFO(info, &at);
+    for (int more = 0; more < 2; more++) {
+        REQUIRE(PEM_write_bio(bio, PEM_STRING_PKCS8INF, "", der, size + more) > 0);
+        len = BIO_read(bio, pem, sizeof(pem) - 1);
+        REQUIRE(len > 0);
+        pem[len] = '\0';
+        CHECK_INT(try_leaf(&good, pem, "", &leaf), more ? -EINVAL : 0);
+        if (!more)
+            dp_leaf_free(leaf);
+    }
+    PKCS8_PRIV_KEY_INFO_free(info);
+    BIO_free(bio);
+    end();
+}
+
 static void a_chain_is_bounded(void)
 {
     begin();
@@ -189,5 +221,6 @@ static void bad_bundles_are_refused(void)
 }
 
 TEST_MAIN(TEST(a_good_leaf_is_taken), TEST(bad_leaves_are_refused),
-          TEST(a_key_with_a_password_is_refused), TEST(a_chain_is_bounded),
+          TEST(a_key_with_a_password_is_refused), TEST(a_key_is_pkcs8_and_nothing_more),
+          TEST(a_chain_is_bounded),
           TEST(a_bundle_is_known_by_its_certificates), TEST(bad_bundles_are_refused))

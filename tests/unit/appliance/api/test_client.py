@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from appliance.api import client as module
 from appliance.api.client import AdminClient, pb
+from appliance.api.remote import Remote
 from appliance.ca.issue import Approval
+from appliance.config.notes import DocumentErrors
 from appliance.errors import Conflict, Denied, Unavailable
 from dataplane.snapshot import Grade
 
@@ -116,6 +119,23 @@ async def test_apply_refuses_what_the_daemon_adds(ca: FakeCa, strange: str) -> N
         await client_of(stub).apply([("pay.yaml", DOCUMENT)])
     assert ca.held == {}
     assert stub.applied == 0
+
+
+async def test_documents_that_cannot_be_read_have_nothing_approved(ca: FakeCa) -> None:
+    stub = FakeStub(f"{TD}/ns/shop/sa/payer")
+    with pytest.raises(DocumentErrors):
+        await client_of(stub).apply([("pay.yaml", "kind: [")])
+    assert ca.held == {}
+    assert stub.applied == 0
+
+
+async def test_from_elsewhere_nothing_is_approved(ca: FakeCa) -> None:
+    stub = FakeStub(f"{TD}/ns/shop/sa/payer")
+    client = client_of(stub)
+    client._remote = Remote("192.0.2.1:15011", Path("none"))
+    await client.apply([("pay.yaml", DOCUMENT)])
+    assert ca.held == {}
+    assert stub.applied == 1
 
 
 async def test_an_approval_never_gets_weaker(ca: FakeCa) -> None:
