@@ -101,7 +101,8 @@ def rescue_documents(context: Context, revision: int | None) -> None:
     from appliance.config.model import dump
 
     with _revisions(context.paths) as revisions:
-        click.echo(dump(revisions.model(revision or revisions.current)), nl=False)
+        wanted = revisions.current if revision is None else revision
+        click.echo(dump(revisions.model(wanted)), nl=False)
 
 
 @rescue.command("rollback")
@@ -136,8 +137,12 @@ def rescue_rollback(context: Context, revision: int) -> None:
 
 @rescue.command("release")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def rescue_release(yes: bool) -> None:
-    """Take the interception away: our nftables table and our routes, nothing else."""
+@click.pass_obj
+def rescue_release(context: Context, yes: bool) -> None:
+    """Take the interception away: our nftables table and our routes, nothing else.
+
+    A daemon that runs notices nothing of it, and puts it back only when it is started again.
+    """
     from appliance.system import network
 
     _need_root()
@@ -146,7 +151,9 @@ def rescue_release(yes: bool) -> None:
             "Traffic to the virtual addresses will no longer be taken. Go on?", abort=True
         )
     asyncio.run(network.remove())
-    console.print("interception is removed; the daemon puts it back when it starts")
+    running = _daemon(context.paths).state is not State.DEAD
+    back = "the daemon runs: systemctl restart sluice" if running else "systemctl start sluice"
+    console.print(f"interception is removed; to have it back: {back}")
 
 
 def _need_root() -> None:

@@ -149,28 +149,55 @@ sys.exit(supervisor.main())
 """
 
 
+def rescue(space: SiteSpace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    where = ("--run", str(space.paths.run), "--state", str(space.paths.state))
+    return subprocess.run(
+        space.python("-m", "appliance.cli", *where, "rescue", *arguments),
+        capture_output=True, text=True, check=False, timeout=60, env=space.environment(),
+    )  # fmt: skip
+
+
 def test_a_daemon_that_hangs_is_told_from_a_dead_one_and_started_again(topology: Topology) -> None:
     space = topology.sites["a"]
     space.start(program=("-c", IMPATIENT))
 
-    def rescue(*arguments: str) -> subprocess.CompletedProcess[str]:
-        where = ("--run", str(space.paths.run), "--state", str(space.paths.state))
-        return subprocess.run(
-            space.python("-m", "appliance.cli", *where, "rescue", *arguments),
-            capture_output=True, text=True, check=False, timeout=60, env=space.environment(),
-        )  # fmt: skip
+    def state() -> Any:
+        return json.loads(rescue(space, "status", "-o", "json").stdout)
 
-    assert json.loads(rescue("status", "-o", "json").stdout)["daemon"] == "answers"
+    assert state()["daemon"] == "answers"
     hung = pid_of(space, "daemon")
     os.kill(hung, signal.SIGSTOP)
-    told = json.loads(rescue("status", "-o", "json").stdout)
+    told = state()
     assert (told["daemon"], told["daemon_pid"]) == ("hangs", hung)
-    refused = rescue("rollback", "1")
+    refused = rescue(space, "rollback", "1")
     assert refused.returncode == 4
     assert f"kill -KILL {hung}" in refused.stderr
     until(lambda: ask(space, "status")["counts"]["daemon_hung"] == 1)
     until(lambda: serving(space).get("daemon", hung) != hung)  # it is killed after it is counted
-    assert json.loads(rescue("status", "-o", "json").stdout)["daemon"] == "answers"
+    assert state()["daemon"] == "answers"
+
+
+def test_the_interception_can_be_taken_away_and_had_back(topology: Topology) -> None:
+    space = topology.sites["a"]
+    enter = ("ip", "netns", "exec", space.namespace)
+
+    def intercepts() -> tuple[bool, bool]:
+        tables, rules = (
+            subprocess.run([*enter, *what], capture_output=True, text=True, check=True).stdout
+            for what in (("nft", "list", "tables"), ("ip", "rule"))
+        )
+        return "inet sluice" in tables, "fwmark" in rules
+
+    space.start()
+    until(lambda: intercepts() == (True, True))
+    released = rescue(space, "release", "--yes")
+    assert released.returncode == 0, released.stderr
+    assert "systemctl restart sluice" in released.stdout
+    assert intercepts() == (False, False)
+    space.stop()
+    assert "systemctl start sluice" in rescue(space, "release", "--yes").stdout
+    space.start()
+    until(lambda: intercepts() == (True, True))
 
 
 def serving(space: SiteSpace) -> dict[str, int]:

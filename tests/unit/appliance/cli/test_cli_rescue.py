@@ -58,6 +58,7 @@ def test_it_goes_back_from_disk(tmp_path: Path) -> None:
     assert (told["current"], told["daemon_answers"]) == (current, False)
     assert (told["daemon"], told["daemon_pid"]) == ("dead", 0)
     assert "action: DENY" in rescue(tmp_path, "documents").output
+    assert rescue(tmp_path, "documents", "0").output == ""  # before the first
     assert isinstance(rescue(tmp_path, "rollback", "9").exception, NotFound)
 
 
