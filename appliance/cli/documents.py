@@ -51,7 +51,7 @@ def _read(files: tuple[Path, ...]) -> list[tuple[str, str]]:
     return sources
 
 
-def _show(reply: pb.ApplyReply, fmt: str, done: str) -> None:
+def _show(reply: pb.ApplyReply, fmt: str, *, dry_run: bool) -> None:
     if fmt != "table":
         show_data(plain(reply), fmt)
         return
@@ -61,10 +61,9 @@ def _show(reply: pb.ApplyReply, fmt: str, done: str) -> None:
     for change in reply.changes:
         name = f"{change.namespace}/{change.name}" if change.namespace else change.name
         console.print(f"{change.kind} {name} {change.what}", markup=False)
-    console.print(
-        f"{done} revision {reply.revision}"
-        + (f" in {reply.apply_ms:.0f} ms" if reply.apply_ms else "")
-    )
+    done = "nothing is changed: still" if dry_run else "applied:"
+    took = f" in {reply.apply_ms:.0f} ms" if reply.apply_ms else ""
+    console.print(f"{done} revision {reply.revision}{took}")
     if reply.confirm_deadline:
         console.print(
             f"[bold]It reverts at {when(reply.confirm_deadline)} unless you run "
@@ -97,7 +96,7 @@ def apply(
     )
     if dry_run and fmt == "table" and reply.diff:
         click.echo(reply.diff, nl=False)
-    _show(reply, fmt, "would be" if dry_run else "applied:")
+    _show(reply, fmt, dry_run=dry_run)
 
 
 @click.command()
@@ -138,19 +137,22 @@ def get(context: Context, kind: str, name: str, namespace: str, fmt: str) -> Non
 def delete(context: Context, kind: str, name: str, namespace: str, dry_run: bool, fmt: str) -> None:
     """Delete a document."""
     reply = context.call(lambda client: client.delete(kind, namespace, name, dry_run=dry_run))
-    _show(reply, fmt, "would be" if dry_run else "applied:")
+    _show(reply, fmt, dry_run=dry_run)
 
 
 @click.command()
-@click.argument("older", type=REVISION, required=False)
-@click.argument("newer", type=REVISION, required=False)
+@click.argument("older", type=click.IntRange(1, REVISION.max), required=False)
+@click.argument("newer", type=click.IntRange(1, REVISION.max), required=False)
 @click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path))
 @format_option
 @click.pass_obj
 def diff(
     context: Context, older: int | None, newer: int | None, files: tuple[Path, ...], fmt: str
 ) -> None:
-    """What changed between two revisions, or what -f FILE would change."""
+    """What changed between two revisions, or what -f FILE would change.
+
+    With one revision: since it. With none: what the current one changed.
+    """
     sources = _read(files) if files else []
     text = context.call(lambda client: client.diff(older or 0, newer or 0, sources))
     if fmt != "table":
@@ -186,7 +188,7 @@ def history(context: Context, fmt: str) -> None:
 def rollback(context: Context, revision: int, dry_run: bool, fmt: str) -> None:
     """Go back to the documents of a revision (as a new revision)."""
     reply = context.call(lambda client: client.rollback(revision, dry_run=dry_run))
-    _show(reply, fmt, "would be" if dry_run else "applied:")
+    _show(reply, fmt, dry_run=dry_run)
 
 
 @click.command()

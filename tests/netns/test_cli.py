@@ -79,6 +79,8 @@ def test_others_may_dry_run_but_not_apply(mesh: Mesh) -> None:
     apply = ("apply", "-f", "-")
     dry = mesh.cli(mesh.a, *apply, "--dry-run", given=GOOD_POLICY, run_as=NOBODY)
     assert dry.returncode == 0, dry.stderr
+    now = mesh.status(mesh.a).revision
+    assert dry.stdout.endswith(f"nothing is changed: still revision {now}\n")
     done = mesh.cli(mesh.a, *apply, given=GOOD_POLICY, run_as=NOBODY)
     assert done.returncode == DENIED
     assert "may only read" in done.stderr

@@ -34,6 +34,7 @@ def sluice(*arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedP
     [
         (("rollback", "99999999999999999999"), b"not in the range"),
         (("diff", "1", "99999999999999999999"), b"not in the range"),
+        (("diff", "0"), b"not in the range"),
         (("host", "add", b"b\xff", "--address", "192.0.2.1"), b"not UTF-8"),
         (("apply", "-f", "-"), b"not UTF-8"),
         (("tui",), b"needs a terminal"),
