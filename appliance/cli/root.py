@@ -26,8 +26,8 @@ def _version() -> str:
 
 
 EPILOG = (
-    "Exit codes: 0 done, 1 a fault of ours, 2 bad input, 3 no such thing, 4 conflict, "
-    "5 not allowed, 6 no answer, 7 limit reached, 130 interrupted."
+    "Exit codes: 0 done, 1 a fault of ours, or one that `doctor` or `offload` found, 2 bad input, "
+    "3 no such thing, 4 conflict, 5 not allowed, 6 no answer, 7 limit reached, 130 interrupted."
 )
 
 
