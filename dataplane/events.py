@@ -158,7 +158,6 @@ class FlowEvent:
 # Native byte order, no implied padding: the x's are the compiler's.
 _HEAD = struct.Struct("=IHHQ16s16s16s16sHHHBBBBHHHHHBBBBQQQQHHHHH6x")
 HEAD_BYTES = _HEAD.size
-RECORD_BYTES_MAX = HEAD_BYTES + 5 * 256
 
 
 def decode(data: bytes, process: str) -> Iterator[FlowEvent]:

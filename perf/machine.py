@@ -138,7 +138,3 @@ def facts() -> dict[str, str | int]:
         "python": platform.python_version(),
         "congestion_control": SYSCTLS["net/ipv4/tcp_congestion_control"],
     }
-
-
-def load_average() -> float:
-    return os.getloadavg()[0]

@@ -10,7 +10,6 @@ from appliance.errors import InvalidInput
 
 
 class Level(StrEnum):
-    KEPT = "kept"
     APPROXIMATED = "approximated"
     REFUSED = "refused"
 

@@ -19,7 +19,6 @@
 #endif
 
 #define DP_MUST_CHECK __attribute__((warn_unused_result))
-#define DP_LIKELY(x) __builtin_expect(!!(x), 1)
 #define DP_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define DP_ALIGN_CACHE __attribute__((aligned(64)))
 #define DP_COUNT(a) (sizeof(a) / sizeof((a)[0]))
