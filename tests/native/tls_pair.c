@@ -14,7 +14,7 @@
 #include "must.h"
 #include "record_user.h"
 
-enum { SESSIONS_MAX = 4, ROUNDS_MAX = 32, PAIRS_MAX = 16, LARGE_MAX = 4, AWAIT_MS = 5000 };
+enum { SESSIONS_MAX = 4, ROUNDS_MAX = 32, PAIRS_MAX = 16, LARGE_MAX = 4, AWAIT_MS = 20000 };
 
 uint8_t pair_client_layer = DP_RECORD_OPENSSL, pair_server_layer = DP_RECORD_OPENSSL;
 dp_offload pair_client_offload, pair_server_offload;
@@ -146,10 +146,11 @@ void socket_pair(int ret_fds[2])
         MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ret_fds) == 0);
 }
 
-bool record_await(const struct record *rec)
+/* Until either is readable, -1 being none: what was sent by TCP may be under way still. */
+static bool await(int one, int other)
 {
-    struct pollfd readable = {.fd = rec->fd, .events = POLLIN};
-    return rec->ops->layer != DP_RECORD_KTLS || poll(&readable, 1, AWAIT_MS) == 1;
+    struct pollfd waits[2] = {{.fd = one, .events = POLLIN}, {.fd = other, .events = POLLIN}};
+    return poll(waits, 2, AWAIT_MS) > 0;
 }
 
 static void want_records(struct tls *tls, uint8_t layer, struct buffers *buffers)
@@ -190,13 +191,17 @@ bool pair_shake(struct pair *pair, const struct sites *sites)
             pair->server_result = tls_handshake(pair->server, sites->snap_b);
         if (pair->server_result < 0)
             shutdown(pair->server_fd, SHUT_WR);
+        bool client_waits = pair->client_result == 0, server_waits = pair->server_result == 0;
+        if ((client_waits || server_waits) &&
+            !await(client_waits ? pair->client_fd : -1, server_waits ? pair->server_fd : -1))
+            return false;
     }
     if (pair->client_result != 1 || pair->server_result != 1)
         return false;
     char byte;
     struct record *rec = tls_record(pair->client);
     bool has_ticket = pair_version(pair) == 0x0304 && !pair_is_resumed(pair); /* under way */
-    if (has_ticket && !record_await(rec))
+    if (has_ticket && !await(rec->fd, -1))
         return false;
     return rec->ops->read(rec, &byte, 1) == -EAGAIN;
 }
@@ -240,8 +245,12 @@ bool pair_carries(struct tls *from, struct tls *to, const char *text)
     size_t len = strlen(text);
     struct record *source = tls_record(from), *sink = tls_record(to);
     MUST(len <= sizeof(buf));
-    return source->ops->write(source, text, len) == (ssize_t)len && record_await(sink) &&
-           sink->ops->read(sink, buf, sizeof(buf)) == (ssize_t)len && memcmp(buf, text, len) == 0;
+    if (source->ops->write(source, text, len) != (ssize_t)len)
+        return false;
+    ssize_t n = sink->ops->read(sink, buf, sizeof(buf));
+    if (n == -EAGAIN && await(sink->fd, -1))
+        n = sink->ops->read(sink, buf, sizeof(buf));
+    return n == (ssize_t)len && memcmp(buf, text, len) == 0;
 }
 
 bool pair_wants_kernel(void)

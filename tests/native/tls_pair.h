@@ -73,9 +73,6 @@ bool pair_is_resumed(const struct pair *pair); /* both ends agree */
 bool pair_carries(struct tls *from, struct tls *to, const char *text);
 extern void (*pair_sockets)(int ret_fds[2]); /* where a pair's come from: socket_pair */
 void socket_pair(int ret_fds[2]); /* non-blocking stream sockets; TCP for the kernel's records */
-/* What was sent by TCP may be under way still: until there is something to read; false after
- * seconds. Other records are there at once. */
-bool record_await(const struct record *rec);
 
 int pair_run_layers(int (*run)(void)); /* run, with each combination of layers */
 /* As TEST_MAIN, for each combination. */
