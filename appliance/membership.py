@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from appliance.compile.services import OWN
 from appliance.config import own
 from appliance.enroll import code as codes_
 from appliance.enroll.admit import new_code
@@ -190,7 +191,7 @@ class Membership:
 
     async def invite_peer(self, name: str, by: str) -> Code:
         """Raises InvalidInput."""
-        _check_peer_name(name)
+        _check_peer_name(name, self._site)
         made, record = new_code(codes_.PEER, name, await self._pin(), self._now())
         self._codes.add(record, self._now())
         self._audit.record(by, "peer invite", name)
@@ -198,7 +199,7 @@ class Membership:
 
     async def add_peer(self, name: str, address: str, code: str, by: str) -> Peer:
         """Joins the site that gave the code. Raises what enroll.peer_join.join_peer raises."""
-        _check_peer_name(name)
+        _check_peer_name(name, self._site)
         bundle_pem = self._view.now.bundle_pem
         if not bundle_pem:
             raise Conflict("this site's CA has not answered yet: try again in a moment")
@@ -224,7 +225,9 @@ class Membership:
         return int(self._clock())
 
 
-def _check_peer_name(name: str) -> None:
+def _check_peer_name(name: str, site: Site) -> None:
+    if name in (site.name, *OWN):
+        raise InvalidInput(f"{name} means this site, not a peer: give the peer another name")
     if not is_label(name):
         raise InvalidInput(
             f"{name[:80]!r} cannot be a peer's name: use lower case letters, digits and hyphens"

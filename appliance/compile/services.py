@@ -33,6 +33,7 @@ from dataplane.snapshot import Address
 
 LabelSets = Sequence[Mapping[str, str]]
 DEFAULT_ACCOUNT = "default"
+SITE, DOCUMENT = OWN = ("site", "document")  # where our own services come from
 _PROTOCOLS = {"HTTPS": "tls", "MONGO": "tcp"}
 
 
@@ -69,7 +70,7 @@ class ServiceView:
     health: HealthCheck | None = None
     addresses: tuple[Address, ...] = ()  # virtual ones that a document asks for
     vips: tuple[Address, ...] = ()
-    origin: str = "site"  # document, or a peer's name
+    origin: str = SITE  # one of OWN, or a peer's name
     endpoints: tuple[Endpoint, ...] = ()  # of this site
     remotes: tuple[Remote, ...] = ()
 
@@ -283,7 +284,7 @@ class _Build:
             source_address=spec.source_address,
             health=_health(spec.health) or (registered.health if registered else None),
             addresses=spec.addresses,
-            origin="site" if registered and registered.origin == "site" else "document",
+            origin=SITE if registered and registered.origin == SITE else DOCUMENT,
             endpoints=(*(registered.endpoints if registered else ()), *selected),
         )
 
@@ -318,7 +319,7 @@ class _Build:
             exported=not external and doc.annotations.get("sluice.dev/export") != "false",
             external=external,
             addresses=spec.addresses,
-            origin="document",
+            origin=DOCUMENT,
             endpoints=endpoints,
         )
 

@@ -122,6 +122,14 @@ async def test_a_code_is_consumed_by_one_key_and_only_the_newest_is_good(world: 
     assert await store.code(codes.parse(two).hash()) is not None
 
 
+@pytest.mark.parametrize("name", [SITE.name, "site", "document"])
+async def test_a_peer_is_not_named_as_this_site(world: World, name: str) -> None:
+    with pytest.raises(InvalidInput, match="means this site"):
+        await world.membership.invite_peer(name, "t")
+    with pytest.raises(InvalidInput, match="means this site"):
+        await world.membership.add_peer(name, "192.0.2.1", "code", "t")
+
+
 async def test_a_host_that_joined_is_served_with_its_own_grade(world: World) -> None:
     await agent(world, "db1")
     assert world.plane.now.hosts == ()
