@@ -24,6 +24,7 @@ from appliance.api.remote import Remote
 from appliance.ca.client import CaClient
 from appliance.compile.accounts import accounts
 from appliance.config.load import Source, load
+from appliance.config.tree import BYTES_MAX
 from appliance.errors import (
     ApplianceError,
     Conflict,
@@ -39,6 +40,7 @@ from dataplane.snapshot import Grade
 __all__ = ["AdminClient", "ApplianceError", "Paths", "Remote", "pb", "read_sources"]
 
 CALL_TIMEOUT_S = 60.0
+CHARS_MAX = BYTES_MAX + 1  # of a file: what is longer is refused when it is loaded
 
 
 def _raise(error: grpc.aio.AioRpcError, where: str) -> ApplianceError:
@@ -328,6 +330,7 @@ def read_sources(files: Sequence[Path]) -> list[tuple[str, str]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(CHARS_MAX)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path}: not UTF-8 text: write it in UTF-8") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from appliance.api._gen import admin_pb2 as pb
-from appliance.api.client import read_sources
+from appliance.api.client import CHARS_MAX, read_sources
 from appliance.api.text import when
 from appliance.cli.context import Context
 from appliance.cli.output import REVISION, console, format_option, plain, show_data, show_list
@@ -43,7 +43,7 @@ def _read(files: tuple[Path, ...]) -> list[tuple[str, str]]:
     sources = []
     for path in files:
         if str(path) == "-":
-            sources.append(("-", sys.stdin.read()))
+            sources.append(("-", sys.stdin.read(CHARS_MAX)))
         else:
             sources += read_sources([path])
     if not sources:

@@ -9,9 +9,10 @@ from typing import Any, Self
 import pytest
 
 from appliance.api import client as module
-from appliance.api.client import AdminClient, pb
+from appliance.api.client import AdminClient, pb, read_sources
 from appliance.api.remote import Remote
 from appliance.ca.issue import Approval
+from appliance.config.load import Source, load
 from appliance.config.notes import DocumentErrors
 from appliance.errors import Conflict, Denied, Unavailable
 from dataplane.snapshot import Grade
@@ -127,6 +128,12 @@ async def test_documents_that_cannot_be_read_have_nothing_approved(ca: FakeCa) -
         await client_of(stub).apply([("pay.yaml", "kind: [")])
     assert ca.held == {}
     assert stub.applied == 0
+
+
+def test_a_file_without_an_end_is_refused_by_its_length() -> None:
+    sources = [Source(*each) for each in read_sources([Path("/dev/zero")])]
+    with pytest.raises(DocumentErrors, match="longer than"):
+        load(sources)
 
 
 async def test_from_elsewhere_nothing_is_approved(ca: FakeCa) -> None:
