@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import select
 import socket
@@ -20,8 +19,8 @@ import pytest
 from perf import load_generator
 
 PERF = Path(__file__).resolve().parents[3] / "perf"
-DEADLINE_S = 15.0
-STALL_AFTER_S = 0.3
+DEADLINE_S = 60.0
+ASKED = 5
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
@@ -32,11 +31,19 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def bound_port() -> Iterator[int]:
+    """Nobody else gets it meanwhile, and until one of ours listens there, it refuses."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # both programs set it too
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@pytest.fixture
+def origin() -> Iterator[int]:
+    with bound_port() as port:
+        yield port
 
 
 def load(build: Path, mode: str, port: int, **options: float) -> dict[str, float]:
@@ -50,8 +57,10 @@ def load(build: Path, mode: str, port: int, **options: float) -> dict[str, float
 @contextlib.contextmanager
 def null(build: Path, way: str, origin: int) -> Iterator[tuple[int, int]]:
     """Its port and its process's number, once it listens."""
-    port = free_port()
-    with subprocess.Popen([str(build / "null"), way, str(port), str(origin)]) as process:
+    with (
+        bound_port() as port,
+        subprocess.Popen([str(build / "null"), way, str(port), str(origin)]) as process,
+    ):
         end = time.monotonic() + DEADLINE_S
         while True:
             with contextlib.suppress(ConnectionRefusedError):
@@ -66,27 +75,25 @@ def null(build: Path, way: str, origin: int) -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("way", ["copy", "splice"])
-def test_null_relay_carries_every_load(build: Path, way: str) -> None:
-    origin = free_port()
+def test_null_relay_carries_every_load(build: Path, origin: int, way: str) -> None:
     with null(build, way, origin) as (port, pid):
-        common = {"origin": origin, "seconds": 0.2, "warmup": 0.1, "cpu_of": pid}
-        got = load(build, "bulk", port, connections=2, **common)
+        common = {"origin": origin, "warmup": 0.1, "cpu_of": pid}
+        got = load(build, "bulk", port, connections=2, seconds=1, **common)
         assert got["bytes"] > 1 << 20
         assert got["cpu_ns"] > 0
         for mode in ("requests", "connections"):
-            got = load(build, mode, port, connections=8, **common)
-            assert got["count"] > 10
+            got = load(build, mode, port, connections=8, total=500, seconds=30, **common)
+            assert got["count"] == 500
             assert [got[name] for name in ("refused", "reset", "ended", "timeout", "other")] == [
                 0
             ] * 5
             assert 0 < got["p50_us"] <= got["p99_us"] <= got["max_us"]
-        got = load(build, "requests", port, connections=4, bulk=1, rate=200, **common)
+        got = load(build, "requests", port, connections=4, bulk=1, rate=200, seconds=1, **common)
         assert got["bytes"] > 0
-        assert got["count"] == pytest.approx(200 * 0.2, abs=4)
+        assert got["count"] == 200  # what was due in the time, however late
 
 
-def test_total_is_kept_to_the_letter(build: Path) -> None:
-    origin = free_port()
+def test_total_is_kept_to_the_letter(build: Path, origin: int) -> None:
     with null(build, "copy", origin) as (port, _):
         got = load(
             build, "connections", port, origin=origin, rate=2000, total=500, seconds=30, warmup=0
@@ -94,17 +101,17 @@ def test_total_is_kept_to_the_letter(build: Path) -> None:
     assert got["count"] == 500
 
 
-def test_refused_connections_are_counted_and_tried_again(build: Path) -> None:
-    got = load(build, "connections", free_port(), connections=2, seconds=0.1, warmup=0)
-    assert got["refused"] > 2
+def test_refused_connections_are_counted_and_tried_again(build: Path, origin: int) -> None:
+    got = load(build, "connections", origin, connections=2, total=20, seconds=30, warmup=0)
+    assert got["refused"] == 20
     assert got["count"] == 0
 
 
 class Stalling:
-    """Answers requests of one connection after the other; once, it stops for a while."""
+    """Answers one request after the other; before one of them, it stops for a while."""
 
-    def __init__(self, stall_s: float) -> None:
-        self._stall_s = stall_s
+    def __init__(self, stall_at: int, stall_s: float) -> None:
+        self._stall_at, self._stall_s = stall_at, stall_s
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve)
@@ -119,7 +126,7 @@ class Stalling:
 
     def _serve(self) -> None:
         open_: dict[int, socket.socket] = {}
-        stall_at = math.inf
+        asked = 0
         while True:
             ready, _, _ = select.select([self._over, self._listener.fileno(), *open_], [], [])
             if self._over in ready:
@@ -128,13 +135,12 @@ class Stalling:
                 if number == self._listener.fileno():
                     accepted = self._listener.accept()[0]
                     open_[accepted.fileno()] = accepted
-                    stall_at = min(stall_at, time.monotonic() + STALL_AFTER_S)
                     continue
                 if len(open_[number].recv(100)) < 100:
                     open_.pop(number).close()
                     continue
-                if time.monotonic() > stall_at:
-                    stall_at = math.inf
+                asked += 1
+                if asked == self._stall_at:
                     select.select([], [], [], self._stall_s)
                 open_[number].sendall(REPLY)
         for left in open_.values():
@@ -143,12 +149,12 @@ class Stalling:
 
 def test_by_the_clock_a_stall_shows_in_every_request_that_was_due(build: Path) -> None:
     """A closed loop would see one slow request in thousands: coordinated omission."""
-    server = Stalling(0.5)
+    server = Stalling(stall_at=40, stall_s=0.5)  # due after a fifth of the second
     try:
-        got = load(build, "requests", server.port, connections=1, rate=200, seconds=1, warmup=0.1)
+        got = load(build, "requests", server.port, connections=1, rate=200, seconds=1, warmup=0)
     finally:
         server.close()
-    assert got["count"] == pytest.approx(200, abs=3)
+    assert got["count"] == 200
     assert got["max_us"] > 400_000
     assert got["p90_us"] > 200_000  # half of all were due while it stood still
 
@@ -184,18 +190,19 @@ def asked(build: Path, *segments: bytes) -> tuple[dict[str, float], list[bytes]]
     """What connections made, one at a time, of somebody who answers so; and their requests."""
     server = Scripted(*segments)
     try:
-        got = load(build, "connections", server.port, connections=1, seconds=0.1, warmup=0)
+        got = load(
+            build, "connections", server.port, connections=1, total=ASKED, seconds=30, warmup=0
+        )
     finally:
         server.close()
     return got, server.requests
 
 
-def test_a_request_has_100_bytes_of_http_and_its_reply_1000(build: Path) -> None:
+def test_a_request_has_100_bytes_of_http_and_its_reply_1000(build: Path, origin: int) -> None:
     _, requests = asked(build, REPLY)
     assert {len(each) for each in requests} == {100}
     assert all(each.startswith(b"GET / HTTP/1.1\r\nHost: ") for each in requests)
     assert all(each.endswith(b"\r\n\r\n") and each.count(b"\r\n\r\n") == 1 for each in requests)
-    origin = free_port()
     argv = [str(build / "load"), "hold", f"--origin={origin}", "--connections=1"]
     with subprocess.Popen(
         [*argv, f"--target=127.0.0.1:{origin}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -228,7 +235,7 @@ def test_a_request_has_100_bytes_of_http_and_its_reply_1000(build: Path) -> None
 )
 def test_replies_are_taken_however_they_come(build: Path, segments: tuple[bytes, ...]) -> None:
     got, _ = asked(build, *segments)
-    assert got["count"] > 2
+    assert got["count"] == ASKED
     assert got["other"] == 0
 
 
@@ -254,8 +261,7 @@ def test_any_other_reply_is_a_failure(build: Path, reply: bytes) -> None:
     assert got["other"] > 0
 
 
-def test_held_connections_stay_until_told(build: Path) -> None:
-    origin = free_port()
+def test_held_connections_stay_until_told(build: Path, origin: int) -> None:
     argv = [str(build / "load"), "hold", f"--origin={origin}", "--connections=50"]
     with null(build, "copy", origin) as (port, _):
         process = subprocess.Popen(
@@ -270,8 +276,7 @@ def test_held_connections_stay_until_told(build: Path) -> None:
     assert json.loads(output) == {"lost": 0}
 
 
-def test_slices_are_measured_when_told_from_rest_to_rest(build: Path) -> None:
-    origin = free_port()
+def test_slices_are_measured_when_told_from_rest_to_rest(build: Path, origin: int) -> None:
     argv = [str(build / "load"), "requests", f"--origin={origin}", "--connections=4", "--slices"]
     argv += ["--seconds=0.1", "--warmup=0.02", "--rate=500", "--bulk=1"]
     with null(build, "splice", origin) as (port, pid):
@@ -313,19 +318,18 @@ while True:
 """
 
 
-def test_time_of_threads_that_end_counts(build: Path) -> None:
+def test_time_of_threads_that_end_counts(build: Path, origin: int) -> None:
     with subprocess.Popen([sys.executable, "-c", SHORT_LIVED], stdout=subprocess.PIPE) as burner:
         try:
             assert burner.stdout is not None
             burner.stdout.readline()
-            origin = free_port()
             with null(build, "copy", origin) as (port, _):
-                common = {"origin": origin, "seconds": 0.5, "warmup": 0.1, "rate": 100}
+                common = {"origin": origin, "seconds": 2, "warmup": 0.1, "rate": 100}
                 got = load(build, "requests", port, connections=1, cpu_of=burner.pid, **common)
         finally:
             burner.kill()
     # Of many that lived for 20 ms each, so of more than one; at most the window, on one processor.
-    assert 40_000_000 < got["cpu_ns"] < 2_000_000_000
+    assert 40_000_000 < got["cpu_ns"] < 1.5e9 * got["seconds"]
 
 
 def cpu_ns(pid: int) -> int:
@@ -356,7 +360,7 @@ def test_slices_add_up() -> None:
 )
 def test_bad_arguments_are_refused(build: Path, arguments: list[str]) -> None:
     done = subprocess.run(
-        [str(build / "load"), *arguments], capture_output=True, text=True, timeout=10, check=False
+        [str(build / "load"), *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
     assert done.stderr.startswith("load: ")
