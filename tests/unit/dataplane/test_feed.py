@@ -25,7 +25,7 @@ async def test_a_watcher_gets_hello_backlog_and_then_reports_until_close() -> No
     assert feed.watched
     feed.put_events(b"late")
     feed.close()
-    reports = await asyncio.wait_for(task, 5)
+    reports = await asyncio.wait_for(task, 60)
     assert reports[0] == HELLO
     assert [report.events for report in reports[1:]] == [b"early", b"late"]
     assert not feed.watched

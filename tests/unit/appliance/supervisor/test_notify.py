@@ -18,7 +18,7 @@ def test_lines_reach_the_socket(
     address = f"@sluice-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(address.replace("@", "\0", 1) if abstract else address)
-        sock.settimeout(5)
+        sock.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         notify("READY=1", "STATUS=serving")
         assert sock.recv(100) == b"READY=1\nSTATUS=serving"
