@@ -81,7 +81,6 @@ class Side:
         self.port = 0
 
     async def listen(self) -> None:
-        self.port = _free_port() if not self.port else self.port
         await self.peering.serve([f"127.0.0.1:{self.port}"])
 
     def tell(self, **changes: Any) -> None:
@@ -97,22 +96,20 @@ class Side:
         )  # fmt: skip
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @contextlib.asynccontextmanager
 async def sites() -> AsyncIterator[tuple[Side, Side]]:
     """a dials (its trust domain sorts first), b listens."""
     a, b = Side(A, "a"), Side(B, "b")
-    await b.listen()
-    try:
-        yield a, b
-    finally:
-        await a.peering.close()
-        await b.peering.close()
+    with socket.socket() as bound:  # b's port is nobody else's, also while b does not listen
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        b.port = bound.getsockname()[1]
+        await b.listen()
+        try:
+            yield a, b
+        finally:
+            await a.peering.close()
+            await b.peering.close()
 
 
 def meet(a: Side, b: Side) -> None:
@@ -128,7 +125,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
