@@ -831,7 +831,7 @@ static void bad_header(void)
     struct pair *p = &pair;
     local_init(p);
     p->a.has_agent = true;
-    p->a.config.header_timeout_ms = 200;
+    p->a.config.header_timeout_ms = 1000; /* time for what is sent at once */
     site_start(&p->a);
     struct dp_leaf *leaf = own_leaf(&p->a);
     const char *const cases[] = {"GET / HTTP/1.1\r\n\r\n", "\r\n\r\n"}; /* the second: too slow */
@@ -1125,7 +1125,7 @@ static void drain(void)
     local_init(p);
     site_start(&p->a);
     if (CHECK(pair_open(p)) && CHECK(site_echo(p->client, p->accepted))) {
-        CHECK_INT(dp_engine_drain(p->a.engine, 2000), 0); /* time for an echo, however busy */
+        CHECK_INT(dp_engine_drain(p->a.engine, 2 * SITE_WAIT_MS), 0);
         /* Its listener is the last descriptor of the socket: closed, so the port refuses. */
         int64_t until_ms = clock_ms() + SITE_WAIT_MS;
         int refused = 0;
@@ -1138,6 +1138,7 @@ static void drain(void)
         }
         CHECK(refused);
         CHECK(site_echo(p->client, p->accepted)); /* lives on until the deadline */
+        CHECK_INT(dp_engine_drain(p->a.engine, 1), 0);
         expect_closed(p, &p->a, DP_REASON_DRAIN);
         CHECK(site_stat(&p->a, STAT_DRAINED_CLOSED) >= 1);
         CHECK(site_wait_idle(&p->a));

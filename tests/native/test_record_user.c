@@ -584,6 +584,9 @@ static void another_goes_on(void)
 {
     enum { TOTAL = 1 << 20, FAR_ROOM = 1 << 22 };
     size_t moves = 0;
+    random_start();
+    unkind = sys_real;
+    unkind.send = unkind_send;
     for (size_t round = 0; round < 4 * DP_COUNT(ciphers); round++) {
         struct end end;
         uint8_t *far = malloc(FAR_ROOM), *buf = malloc(150000), *content = malloc(RECORD_WIRE_MAX);
