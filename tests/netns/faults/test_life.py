@@ -8,10 +8,11 @@ import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from typing import TypeVar
 
 import pytest
 
@@ -19,6 +20,8 @@ from appliance.demo.commands import until
 from appliance.demo.topology import SiteSpace
 from appliance.errors import ApplianceError
 from tests.netns.faults.pair import Pair, kernel_state
+
+T = TypeVar("T")
 
 NET_ADMIN, NET_RAW = 1 << 12, 1 << 13
 USERS = {  # uid, gid, capabilities, seccomp mode: the table in ARCHITECTURE.md
@@ -41,6 +44,16 @@ def gone(pid: int) -> bool:
         return True
 
 
+def each_file(directory: Path, look: Callable[[Path], T]) -> dict[Path, T]:
+    """What look finds at every file below, but for those that go meanwhile, as a journal does."""
+    found = {}
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                found[path] = look(path)
+    return found
+
+
 # -- what they may, hold and show ------------------------------------------------------------------
 
 
@@ -58,9 +71,10 @@ def test_each_process_has_its_user_its_capability_and_its_sandbox(pair: Pair) ->
             for which in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
                 assert int(shown[which], 16) == capabilities, (name, which)
             for thread in Path(f"/proc/{pid}/task").iterdir():
-                mode = re.search(r"Seccomp:\t(\d)", (thread / "status").read_text())
-                assert mode, thread
-                assert int(mode[1]) == seccomp, (name, thread)
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+                    mode = re.search(r"Seccomp:\t(\d)", (thread / "status").read_text())
+                    assert mode, thread
+                    assert int(mode[1]) == seccomp, (name, thread)
 
 
 def test_the_ca_has_no_network_socket(pair: Pair) -> None:
@@ -74,7 +88,10 @@ def test_the_ca_has_no_network_socket(pair: Pair) -> None:
 
 def sockets(pid: int) -> set[str]:
     """Inodes."""
-    links = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed since
+            links.append(os.readlink(file))
     return {link[8:-1] for link in links if link.startswith("socket:[")}
 
 
@@ -96,11 +113,11 @@ def test_files_belong_to_their_process_and_nobody_else_reads_them(pair: Pair) ->
         (paths.ca_state, 6411),
         (paths.dataplane_state, 6412),
     ):
-        files = [file for file in directory.rglob("*") if file.is_file()]
+        files = each_file(directory, Path.stat)
         assert files, directory
-        for file in files:
-            assert file.stat().st_uid == uid, file
-            assert not file.stat().st_mode & 0o077, file
+        for file, found in files.items():
+            assert found.st_uid == uid, file
+            assert not found.st_mode & 0o077, file
 
 
 def test_no_secret_is_in_a_log_an_argument_or_the_environment(pair: Pair) -> None:
@@ -119,12 +136,10 @@ def test_no_secret_is_in_a_log_an_argument_or_the_environment(pair: Pair) -> Non
     assert b"serving site" in log
     assert not any(secret in log for secret in secrets)
     for directory in (pair.a.paths.daemon_state, pair.a.paths.run):
-        for path in directory.rglob("*"):
-            if path.is_file():
-                text = path.read_bytes()
-                assert not any(secret in text for secret in secrets), path
-    keys = [path for path in pair.a.paths.ca_state.iterdir() if secrets[0] in path.read_bytes()]
-    assert len(keys) == 1
+        for path, text in each_file(directory, Path.read_bytes).items():
+            assert not any(secret in text for secret in secrets), path
+    held = each_file(pair.a.paths.ca_state, Path.read_bytes)
+    assert len([path for path, text in held.items() if secrets[0] in text]) == 1
     pair.ask(pair.a, lambda client: client.remove_host("secretive"))
 
 
