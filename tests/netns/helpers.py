@@ -26,14 +26,15 @@ from typing import Any, Self, TypeVar
 
 from appliance.agent import link
 
-LIMIT_S = 20.0
+LIMIT_S = 20.0  # of one connection
+UNTIL_S = 60.0  # of a condition, however busy the machine
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 T = TypeVar("T")
 
 
-def until(what: str, test: Callable[[], T], seconds: float = LIMIT_S) -> T:
+def until(what: str, test: Callable[[], T], seconds: float = UNTIL_S) -> T:
     """The first true thing that test returns; fails, saying what did not come."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,8 @@ def test_codes_are_not_shown_again_nor_kept(mesh: Mesh) -> None:
         assert code not in mesh.cli(mesh.a, "audit", "-o", "json").stdout
         assert code not in mesh.a.log.read_text()
         for path in files_of(mesh.a):
-            assert code.encode() not in path.read_bytes()
+            with suppress(FileNotFoundError):  # a journal is gone by now
+                assert code.encode() not in path.read_bytes()
         assert code not in invited["join_line"]
     finally:
         assert mesh.cli(mesh.a, "host", "remove", "once2").returncode == 0

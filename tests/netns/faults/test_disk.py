@@ -90,9 +90,9 @@ def test_the_data_planes_full_disk_is_counted_and_the_last_good_snapshot_stays(p
 
 def test_a_revert_that_a_full_disk_stops_comes_when_there_is_room(pair: Pair) -> None:
     said = pair.a.log.stat().st_size
-    pair.apply(pair.a, LIMIT, confirm_s=6)
+    pair.apply(pair.a, LIMIT, confirm_s=15)  # time for the disk to fill
     with pair.disk_full(pair.a.paths.daemon_state):
-        until("the try", lambda: pair.logged(pair.a, "does not revert yet", said))
+        until("the try", lambda: pair.logged(pair.a, "does not revert yet", said), 60)
         assert pair.status(pair.a).pending.revision
         assert pair.who("solo") != "a2"
         assert pair.who("echo") in ECHO

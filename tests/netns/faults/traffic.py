@@ -31,7 +31,7 @@ import dns.message
 import grpc
 
 PATIENCE_S = 25.0
-DNS_S = 10.0
+DNS_S = 20.0
 CHUNK = 16 << 10
 WINDOW = 256 << 10  # of a long stream: sent and not yet back
 PACE_S = 0.01

@@ -375,7 +375,7 @@ async def test_a_trust_domain_is_one_peers(world: World) -> None:
 async def test_a_revocation_waits_for_connected_peers_only(world: World) -> None:
     await enrolment(world).peer_joined("b", OFFER)
     notes = book(world)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await notes.hear(3, 1000, lambda name: False)
         waiting = asyncio.ensure_future(notes.hear(3, 1000, lambda name: True))
         await asyncio.sleep(0)

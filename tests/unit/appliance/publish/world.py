@@ -86,7 +86,7 @@ class Ca:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Lets others run until the condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 

@@ -58,7 +58,7 @@ async def serving(
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - another task's state
             await asyncio.sleep(0)
 
