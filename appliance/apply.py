@@ -8,6 +8,7 @@ not documents and never revert.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -182,10 +183,9 @@ class Applier:
             left = pending.deadline - self._clock() if pending else _LOOK_S
             self._wake.clear()
             if left > 0:
-                try:
-                    await asyncio.wait_for(self._wake.wait(), min(left, _LOOK_S))
-                except TimeoutError:
-                    pass
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, _LOOK_S)):
+                        await self._wake.wait()
                 continue
             assert pending is not None
             try:

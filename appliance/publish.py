@@ -140,7 +140,8 @@ class Publisher:
         """Publishes what was touched. Never returns."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), RETRY_S if self.problem else None)
+                async with asyncio.timeout(RETRY_S if self.problem else None):
+                    await self._wake.wait()
             await self.settle()
 
     async def settle(self) -> None:

@@ -167,7 +167,8 @@ class Process:
         log.info("drains %d streams", self._engine.live)
         while self._engine.live and time.monotonic() < deadline and not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), DRAIN_POLL_SECONDS)
+                async with asyncio.timeout(DRAIN_POLL_SECONDS):
+                    await self._stop.wait()
 
     def _hello(self) -> pb.Report:
         return pb.Report(

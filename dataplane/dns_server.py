@@ -132,16 +132,22 @@ class DnsServer:
         assert task is not None
         self._streams[task] = source
         try:
-            while reply := await asyncio.wait_for(self._next(reader, source), STREAM_IDLE_SECONDS):
+            while True:
+                async with asyncio.timeout(STREAM_IDLE_SECONDS):
+                    reply = await self._next(reader, source)
+                if not reply:
+                    break
                 writer.write(len(reply).to_bytes(2) + reply)
-                await asyncio.wait_for(writer.drain(), STREAM_IDLE_SECONDS)
+                async with asyncio.timeout(STREAM_IDLE_SECONDS):
+                    await writer.drain()
         except (TimeoutError, asyncio.IncompleteReadError, OSError):
             pass  # idle, or gone
         finally:
             writer.close()
             try:  # whoever asks but does not read would keep what waits for it, for ever
                 with contextlib.suppress(TimeoutError, OSError):
-                    await asyncio.wait_for(writer.wait_closed(), STREAM_IDLE_SECONDS)
+                    async with asyncio.timeout(STREAM_IDLE_SECONDS):
+                        await writer.wait_closed()
             finally:
                 writer.transport.abort()
                 del self._streams[task]

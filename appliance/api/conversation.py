@@ -110,7 +110,8 @@ class Conversation:
             if silent:
                 yield pb.Word(keepalive=pb.Keepalive())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), KEEPALIVE_S)
+                async with asyncio.timeout(KEEPALIVE_S):
+                    await self._wake.wait()
 
     def _news(self, said: Facts | None, facts: Facts) -> Iterable[pb.Word]:
         if said is None or said.bundle_pem != facts.bundle_pem:
@@ -129,7 +130,8 @@ class Conversation:
         first = True
         while True:
             try:
-                word = await asyncio.wait_for(anext(words), SILENCE_MAX_S)
+                async with asyncio.timeout(SILENCE_MAX_S):
+                    word = await anext(words)
             except StopAsyncIteration:
                 return
             except TimeoutError:

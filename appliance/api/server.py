@@ -7,6 +7,7 @@ fit is counted). Decides nothing: auth.py says who may, the parts do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -474,10 +475,9 @@ class _News:
         if self._audit:
             return
         self._urgent.clear()
-        try:
-            await asyncio.wait_for(self._urgent.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._urgent.wait()
 
 
 def _sources(given: Any) -> list[Source]:

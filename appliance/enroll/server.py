@@ -213,7 +213,8 @@ class EnrolServer:
         """What a host does first is to connect: the data plane should know it by then."""
         try:
             publishing = self._tasks.finish(self._published(), "publish who joined")
-            await asyncio.wait_for(publishing, PUBLISHED_S)
+            async with asyncio.timeout(PUBLISHED_S):
+                await publishing
         except TimeoutError:
             self.counters["answered_unpublished"] += 1
 

@@ -52,6 +52,23 @@ async def test_changes_that_come_together_are_published_once(world: World) -> No
     assert len(world.plane.snapshots) - before <= 2
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_its_end_is_not_lost_when_a_change_comes_at_the_same_time(
+    world: World, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python 3.11's wait_for loses it."""
+    monkeypatch.setattr(world.publisher, "problem", "wait for a time")
+    runner = asyncio.ensure_future(world.publisher.run())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    world.publisher.touch()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    runner.cancel()
+    done, _ = await asyncio.wait([runner], timeout=20)
+    assert done, "it goes on"
+
+
 async def test_an_endpoints_health_swaps_its_set_alone(world: World) -> None:
     world.add("web1", "198.18.0.11", "web:80")
     world.add("db1", "198.18.0.12", "db:5432")
