@@ -355,6 +355,7 @@ void tls_free(struct tls *tls)
     free(tls->chain);
     dp_leaf_free((struct dp_leaf *)tls->leaf);
     free(tls->expected);
+    tls_refusal_fini(&tls->refusal);
     free(tls);
 }
 
@@ -533,7 +534,7 @@ bool tls_refused_by_peer(const struct tls *tls)
 
 const char *tls_detail(const struct tls *tls)
 {
-    return tls->refusal.detail;
+    return tls->refusal.detail != NULL ? tls->refusal.detail : "";
 }
 
 const struct tls_peer *tls_peer(const struct tls *tls)

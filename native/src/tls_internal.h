@@ -37,7 +37,7 @@ struct tls_known {               /* a chain that was found good */
 
 struct tls_refusal {
     uint16_t reason;             /* enum dp_reason; NONE = not refused */
-    char detail[DP_DETAIL_MAX + 1];
+    char *detail;                /* owned; at most DP_DETAIL_MAX bytes; NULL = "" */
 };
 
 enum tls_finish { TLS_FINISH_NOT = 0, TLS_FINISH_SENDING, TLS_FINISH_DONE };
@@ -91,6 +91,7 @@ struct tls {
 /* The first refusal stays: it is the cause, later ones are echoes. */
 __attribute__((format(printf, 3, 4)))
 void tls_refuse(struct tls_refusal *refusal, uint16_t reason, const char *format, ...);
+void tls_refusal_fini(struct tls_refusal *refusal);
 /* Turns OpenSSL's error queue and the socket's last error into a refusal. */
 void tls_refuse_from_openssl(struct tls *tls, const char *during);
 

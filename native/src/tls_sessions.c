@@ -148,6 +148,7 @@ void tls_sessions_offer(struct tls *tls, const struct dp_snapshot *snap)
         !tls_profile_has_suite(tls, entry->session) ||
         !tls_verify_resumed(tls, SSL_SESSION_get0_peer(entry->session), entry->bundle_fingerprint,
                             snap, &peer, &why_not)) {
+        tls_refusal_fini(&why_not);
         drop(sessions, at);
         return;
     }

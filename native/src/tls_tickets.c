@@ -115,11 +115,13 @@ static bool is_usable(struct tls *tls, SSL_SESSION *session, struct ticket_data 
     uint8_t server[TLS_HASH_SIZE];
     server_hash(tls, server);
     struct tls_refusal why_not = {0}; /* not the connection's: a full handshake follows */
-    return ret->version == DATA_VERSION && clock_real_s() < ret->expires_s &&
-           memcmp(server, ret->server, TLS_HASH_SIZE) == 0 &&
-           tls_profile_has_suite(tls, session) &&
-           tls_verify_resumed(tls, SSL_SESSION_get0_peer(session), ret->bundle_fingerprint,
-                              tls->snap, &tls->peer, &why_not);
+    bool usable = ret->version == DATA_VERSION && clock_real_s() < ret->expires_s &&
+                  memcmp(server, ret->server, TLS_HASH_SIZE) == 0 &&
+                  tls_profile_has_suite(tls, session) &&
+                  tls_verify_resumed(tls, SSL_SESSION_get0_peer(session), ret->bundle_fingerprint,
+                                     tls->snap, &tls->peer, &why_not);
+    tls_refusal_fini(&why_not);
+    return usable;
 }
 
 static SSL_TICKET_RETURN on_open(SSL *ssl, SSL_SESSION *session, const unsigned char *name,

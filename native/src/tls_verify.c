@@ -21,8 +21,16 @@ void tls_refuse(struct tls_refusal *refusal, uint16_t reason, const char *format
     refusal->reason = reason;
     va_list args;
     va_start(args, format);
-    (void)vsnprintf(refusal->detail, sizeof(refusal->detail), format, args);
+    refusal->detail = malloc(DP_DETAIL_MAX + 1); /* few are refused: no room in those that are not */
+    if (refusal->detail != NULL)
+        (void)vsnprintf(refusal->detail, DP_DETAIL_MAX + 1, format, args);
     va_end(args);
+}
+
+void tls_refusal_fini(struct tls_refusal *refusal)
+{
+    free(refusal->detail);
+    refusal->detail = NULL;
 }
 
 struct time_text {
@@ -441,7 +449,9 @@ uint16_t tls_peer_recheck(struct tls *tls, const struct dp_snapshot *snap, int64
     if (bundle != NULL &&
         memcmp(bundle->fingerprint, tls->bundle_fingerprint, TLS_HASH_SIZE) != 0)
         recheck_chain(tls, bundle, now_s, &refusal);
-    if (refusal.reason != DP_REASON_NONE)
+    if (refusal.reason != DP_REASON_NONE) {
+        tls_refusal_fini(&tls->refusal);
         tls->refusal = refusal;
+    }
     return refusal.reason;
 }
