@@ -77,6 +77,7 @@ def completion(shell: str) -> None:
 
 for command in (
     site.up,
+    site.restart,
     site.status,
     site.doctor,
     site.audit,

@@ -1,4 +1,4 @@
-"""`sluice up`, `status`, `doctor`, `audit`, `tui`: the box as a whole."""
+"""`sluice up`, `restart`, `status`, `doctor`, `audit`, `tui`: the box as a whole."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def up(context: Context, site: Path) -> None:
         *("--state", str(context.paths.state), "--run", str(context.paths.run)),
     ]
     os.execv(sys.executable, [sys.executable, *arguments])
+
+
+@click.command()
+@click.pass_obj
+def restart(context: Context) -> None:
+    """Replace the data plane by a new process; no connection is refused, open streams drain."""
+    context.call(lambda client: client.restart_dataplane())
+    console.print("A new data plane serves; open streams drain in the old one.")
 
 
 @click.command()

@@ -60,6 +60,7 @@ WRITES = (
     ("rollback", "1"),
     ("delete", "peerauthentication", "default"),
     ("confirm",),
+    ("restart",),
     ("rescue", "status"),
 )
 

@@ -30,7 +30,10 @@ def test_streams_live_on_in_the_process_that_drains(pair: Pair) -> None:
     long = pair.client("long", "echo")
     old = {site.name: pair.pid(site, "dataplane") for site in (pair.a, pair.b)}
     for site in (pair.a, pair.b):
-        generation = pair.supervisor(site, "restart-dataplane")["generation"]
+        code, out, err = pair.sluice(site, "restart")
+        assert (code, err) == (0, ""), err
+        assert "new data plane" in out
+        generation = pair.supervisor(site)["generation"]
         assert pair.pid(site, "dataplane") != old[site.name]
         draining = [
             process["pid"]
