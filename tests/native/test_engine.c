@@ -1233,6 +1233,7 @@ static void two_workers_under_publishes(void)
 /* In a child, since nothing takes the sandbox back. */
 static void works_in_the_sandbox(void)
 {
+    fflush(stdout); /* or the child may say again what was said */
     pid_t child = fork();
     REQUIRE(child >= 0);
     if (child == 0) {

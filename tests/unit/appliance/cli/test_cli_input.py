@@ -54,9 +54,9 @@ def test_what_cannot_be_used_is_said_in_one_line(
 
 # What these print is a text of its own (YAML, PEM, a script), a screen, or one line of success.
 NO_FORMAT = {
-    "up", "tui", "completion", "confirm", "rescue documents", "rescue rollback", "rescue release",
-    "host remove", "peer add", "peer remove", "ca approve", "ca withdraw", "ca bundle", "ca admin",
-    "ca revoke-admin", "ca import",
+    "up", "restart", "tui", "completion", "confirm", "rescue documents", "rescue rollback",
+    "rescue release", "host remove", "peer add", "peer remove", "ca approve", "ca withdraw",
+    "ca bundle", "ca admin", "ca revoke-admin", "ca import",
 }  # fmt: skip
 
 
