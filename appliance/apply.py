@@ -8,7 +8,6 @@ not documents and never revert.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -36,7 +35,7 @@ from appliance.registry.revisions import Pending, Revisions
 from appliance.registry.view import RegistryView
 from appliance.site import Site
 from appliance.stopwatch import Stopwatch
-from appliance.tasks import Tasks
+from appliance.tasks import Tasks, woken
 
 log = logging.getLogger(__name__)
 
@@ -183,9 +182,7 @@ class Applier:
             left = pending.deadline - self._clock() if pending else _LOOK_S
             self._wake.clear()
             if left > 0:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, _LOOK_S)):
-                        await self._wake.wait()
+                await woken(self._wake, min(left, _LOOK_S))
                 continue
             assert pending is not None
             try:

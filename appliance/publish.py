@@ -8,7 +8,6 @@ compiles nothing else. Decides nothing about documents (apply.py) and keeps noth
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -32,6 +31,7 @@ from appliance.registry.store import Store
 from appliance.registry.view import RegistryView
 from appliance.site import Site
 from appliance.stopwatch import Stopwatch
+from appliance.tasks import woken
 from dataplane.client import Ack, PublishRefused, PublishUnavailable
 from dataplane.snapshot import EndpointSet, Snapshot
 
@@ -139,9 +139,7 @@ class Publisher:
     async def run(self) -> None:
         """Publishes what was touched. Never returns."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_S if self.problem else None):
-                    await self._wake.wait()
+            await woken(self._wake, RETRY_S if self.problem else None)
             await self.settle()
 
     async def settle(self) -> None:

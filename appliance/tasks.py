@@ -1,4 +1,6 @@
-"""Background tasks that nobody awaits. Owns references to them; a lost one's error is logged.
+"""Background tasks that nobody awaits, and the wait of those that are woken.
+
+Owns references to them; a lost one's error is logged.
 
 For tasks whose number changes while the process lives; a fixed set belongs in a TaskGroup.
 """
@@ -6,6 +8,7 @@ For tasks whose number changes while the process lives; a fixed set belongs in a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -13,6 +16,13 @@ from typing import Any, TypeVar
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
+
+
+async def woken(event: asyncio.Event, seconds: float | None) -> None:
+    """Until the event is set or seconds, None being no limit, have passed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 class Tasks:

@@ -7,7 +7,6 @@ about the speaker's own trust domain. Opens no connection (peering.py) and keeps
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,6 +17,7 @@ from appliance.errors import InvalidInput, LimitReached, Unavailable
 from appliance.identity import is_label, parse
 from appliance.registry.model import ImportedService, ServicePort
 from appliance.registry.revocations import is_serial
+from appliance.tasks import woken
 from dataplane.snapshot import Address
 
 VERSION = 1
@@ -109,9 +109,7 @@ class Conversation:
             said = facts
             if silent:
                 yield pb.Word(keepalive=pb.Keepalive())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(KEEPALIVE_S):
-                    await self._wake.wait()
+            await woken(self._wake, KEEPALIVE_S)
 
     def _news(self, said: Facts | None, facts: Facts) -> Iterable[pb.Word]:
         if said is None or said.bundle_pem != facts.bundle_pem:

@@ -7,7 +7,6 @@ fit is counted). Decides nothing: auth.py says who may, the parts do.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -43,6 +42,7 @@ from appliance.report import Reporter, Supervisor
 from appliance.site import Site
 from appliance.system.offload import Offload, worker_cpus
 from appliance.system.offload_plan import Outcome, Step
+from appliance.tasks import woken
 
 log = logging.getLogger(__name__)
 
@@ -475,9 +475,7 @@ class _News:
         if self._audit:
             return
         self._urgent.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._urgent.wait()
+        await woken(self._urgent, seconds)
 
 
 def _sources(given: Any) -> list[Source]:

@@ -56,7 +56,10 @@ async def test_changes_that_come_together_are_published_once(world: World) -> No
 async def test_its_end_is_not_lost_when_a_change_comes_at_the_same_time(
     world: World, turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Python 3.11's wait_for loses it."""
+    """As Python 3.11's wait_for loses it.
+
+    No time is waited for: a sleep of 0 is one turn of the loop, and it is lost in one order only.
+    """
     monkeypatch.setattr(world.publisher, "problem", "wait for a time")
     runner = asyncio.ensure_future(world.publisher.run())
     for _ in range(turns):
