@@ -12,7 +12,15 @@ from appliance.api._gen import admin_pb2 as pb
 from appliance.api.client import CHARS_MAX, read_sources
 from appliance.api.text import when
 from appliance.cli.context import Context
-from appliance.cli.output import REVISION, console, format_option, plain, show_data, show_list
+from appliance.cli.output import (
+    MADE_REVISION,
+    REVISION,
+    console,
+    format_option,
+    plain,
+    show_data,
+    show_list,
+)
 from appliance.errors import InvalidInput
 
 files_option = click.option(
@@ -141,8 +149,8 @@ def delete(context: Context, kind: str, name: str, namespace: str, dry_run: bool
 
 
 @click.command()
-@click.argument("older", type=click.IntRange(1, REVISION.max), required=False)
-@click.argument("newer", type=click.IntRange(1, REVISION.max), required=False)
+@click.argument("older", type=MADE_REVISION, required=False)
+@click.argument("newer", type=MADE_REVISION, required=False)
 @click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path))
 @format_option
 @click.pass_obj

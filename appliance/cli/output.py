@@ -25,7 +25,8 @@ from appliance.api.text import shown
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
 errors = Console(stderr=True, highlight=False)
 
-REVISION = click.IntRange(0, 2**63 - 1)
+REVISION = click.IntRange(0, 2**63 - 1)  # 0: before the first
+MADE_REVISION = click.IntRange(1, REVISION.max)
 FORMATS = ("table", "json", "yaml")
 format_option = click.option(
     "-o", "--output", "fmt", type=click.Choice(FORMATS), default="table", help="Output format."
