@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,16 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 T = TypeVar("T")
+
+
+def each_file(directory: Path, look: Callable[[Path], T]) -> dict[Path, T]:
+    """What look finds at every file below, but for those that go meanwhile, as a journal does."""
+    found = {}
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                found[path] = look(path)
+    return found
 
 
 def until(what: str, test: Callable[[], T], seconds: float = UNTIL_S) -> T:

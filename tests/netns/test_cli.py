@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 
-from appliance.demo.topology import SiteSpace
-from tests.netns.helpers import unprivileged
+from tests.netns.helpers import each_file, unprivileged
 from tests.netns.mesh import GOOD_POLICY, Mesh
 
 NOBODY = unprivileged(65534)
@@ -146,16 +143,11 @@ def test_codes_are_not_shown_again_nor_kept(mesh: Mesh) -> None:
         code = invited["code"]
         assert code not in mesh.cli(mesh.a, "audit", "-o", "json").stdout
         assert code not in mesh.a.log.read_text()
-        for path in files_of(mesh.a):
-            with suppress(FileNotFoundError):  # a journal is gone by now
-                assert code.encode() not in path.read_bytes()
+        for path, text in each_file(mesh.a.paths.state, Path.read_bytes).items():
+            assert code.encode() not in text, path
         assert code not in invited["join_line"]
     finally:
         assert mesh.cli(mesh.a, "host", "remove", "once2").returncode == 0
-
-
-def files_of(site: SiteSpace) -> Iterator[Path]:
-    yield from (path for path in site.paths.state.rglob("*") if path.is_file())
 
 
 def test_no_daemon_is_said_in_one_line(mesh: Mesh, tmp_path: Path) -> None:

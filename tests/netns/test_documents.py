@@ -181,7 +181,7 @@ def test_a_change_reverts_unless_it_is_confirmed(mesh: Mesh, tmp_path: Path) -> 
     assert "sluice confirm" in done.stdout
     assert mesh.ask("a3", "web", 8080) in REFUSED
     assert mesh.status(mesh.a).pending.revision == before + 1
-    until("the revert", lambda: not mesh.status(mesh.a).HasField("pending"), 60)
+    until("the revert", lambda: not mesh.status(mesh.a).HasField("pending"))
     assert time.time() >= since + 19
     assert mesh.status(mesh.a).revision == before
     until("the traffic", lambda: mesh.ask("a3", "web", 8080).startswith("web"))

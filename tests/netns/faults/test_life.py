@@ -8,11 +8,10 @@ import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
 
 import pytest
 
@@ -20,8 +19,7 @@ from appliance.demo.commands import until
 from appliance.demo.topology import SiteSpace
 from appliance.errors import ApplianceError
 from tests.netns.faults.pair import Pair, kernel_state
-
-T = TypeVar("T")
+from tests.netns.helpers import each_file
 
 NET_ADMIN, NET_RAW = 1 << 12, 1 << 13
 USERS = {  # uid, gid, capabilities, seccomp mode: the table in ARCHITECTURE.md
@@ -42,16 +40,6 @@ def gone(pid: int) -> bool:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return True
-
-
-def each_file(directory: Path, look: Callable[[Path], T]) -> dict[Path, T]:
-    """What look finds at every file below, but for those that go meanwhile, as a journal does."""
-    found = {}
-    for path in directory.rglob("*"):
-        with suppress(FileNotFoundError):
-            if path.is_file():
-                found[path] = look(path)
-    return found
 
 
 # -- what they may, hold and show ------------------------------------------------------------------
