@@ -58,7 +58,7 @@ async def test_its_end_is_not_lost_when_a_change_comes_at_the_same_time(
 ) -> None:
     """As Python 3.11's wait_for loses it.
 
-    No time is waited for: a sleep of 0 is one turn of the loop, and it is lost in one order only.
+    No time is waited for: a sleep of 0 is one turn of the loop, and it is lost in some orders only.
     """
     monkeypatch.setattr(world.publisher, "problem", "wait for a time")
     runner = asyncio.ensure_future(world.publisher.run())
